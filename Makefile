@@ -1,0 +1,73 @@
+# Two commands need nothing but Python 3.11+ and make:  make serve  ·  make test
+# PYTHON=python3.12 chooses the interpreter; TORCH_BACKEND=cpu leaves the CUDA libraries out (CONTRIBUTING.md).
+
+PYTHON ?= python3
+TORCH_BACKEND ?=
+UPGRADE ?=
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+INSTALLED := $(VENV)/.installed
+LOCK := requirements.lock
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install serve test check format lock default-model clean
+
+help:  ## show this list
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "%-16s%s\n", $$1, $$2}' Makefile
+
+install: $(INSTALLED)  ## make .venv from requirements.lock
+
+serve: $(INSTALLED)  ## run the service on http://127.0.0.1:8000
+	@exec $(BIN)/semicap serve
+
+test: $(INSTALLED)  ## run every test
+	$(BIN)/pytest
+
+check: $(INSTALLED)  ## lint, types, import contracts, Dockerfile, compose file
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+format: $(INSTALLED)  ## lay the code out and mend what ruff can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+lock: $(UV)  ## pin what pyproject.toml asks for, with hashes; UPGRADE=--upgrade takes the newest of all
+	$(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 $(UPGRADE) \
+		--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file $(LOCK)
+
+default-model: $(INSTALLED)  ## train the default model again: DATA=folder of photos
+	@test -n "$(DATA)" || { echo "make default-model needs DATA=FOLDER, the photos to learn from" >&2; exit 2; }
+	$(BIN)/semicap train recipe training/recipes/default --data "$(DATA)" --out runs/default
+
+clean:  ## remove .venv, caches and build output; runs/ and semicap-data/ stay
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A sync removes what is not locked. With TORCH_BACKEND, torch comes first, from that backend's own index, so
+# its hash is not the locked one; the rest still has to match the lock.
+$(INSTALLED): $(LOCK) pyproject.toml | $(UV)
+ifeq ($(TORCH_BACKEND),)
+	@echo "filling $(VENV) from $(LOCK): some 3 GB to download the first time, most of it torch and CUDA"
+	$(UV) pip sync --python $(BIN)/python $(LOCK)
+	$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
+else
+	$(UV) pip install --python $(BIN)/python --torch-backend $(TORCH_BACKEND) \
+		$$(sed -n 's/^\(torch\(vision\)\{0,1\}==[^ ]*\).*/\1/p' $(LOCK))
+	$(UV) pip install --python $(BIN)/python --constraint $(LOCK) --group dev --editable .
+endif
+	@touch $@
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "semicap needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+		echo "Install one and name it: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' cannot make virtual environments. On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'

@@ -1,0 +1,99 @@
+"""The whole captioner: CLIP sees, the mapping network translates, the decoder writes."""
+
+from collections.abc import Collection
+from typing import Literal, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from models.bridge import AlignedBridge, IdentityBridge, VocabularyBridge
+from models.clip import ClipEncoder, ImageFeatures
+from models.config import CaptionerConfig, ConfigError
+from models.decoder import CaptionDecoder
+from models.mapping import GridMapping, MlpMapping, build_mapping
+from models.tokenizer import CaptionTokenizer
+
+Part = Literal["mapping", "decoder"]
+
+
+class Captioner(nn.Module):
+    """Composes its parts and says which of them learn; CLIP never does."""
+
+    def __init__(
+        self,
+        clip: ClipEncoder,
+        mapping: MlpMapping | GridMapping,
+        decoder: CaptionDecoder,
+        *,
+        tokenizer: CaptionTokenizer,
+        bridge: VocabularyBridge,
+        config: CaptionerConfig,
+    ) -> None:
+        super().__init__()
+        self.clip = clip.eval().requires_grad_(False)
+        self.mapping = mapping
+        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self.bridge = bridge
+        self.config = config
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.token_embedding.weight.device
+
+    @torch.no_grad()
+    def encode_image(self, pixels: Float[Tensor, "batch 3 height width"]) -> ImageFeatures:
+        """CLIP's view of normalised pixels."""
+        return self.clip.encode_image(pixels)
+
+    def prefix(self, features: ImageFeatures) -> Float[Tensor, "batch prefix width"]:
+        """What the decoder reads before the caption."""
+        prefix: Tensor = self.mapping(features)
+        return prefix
+
+    def forward(
+        self,
+        features: ImageFeatures,
+        token_ids: Int[Tensor, "captions length"],
+        *,
+        captions_per_image: int = 1,
+    ) -> Float[Tensor, "captions length vocab"]:
+        """Teacher forcing: logits that predict `token_ids` (words, end, padding) of each image."""
+        logits: Tensor = self.decoder(self.prefix(features), token_ids, captions_per_image=captions_per_image)
+        return logits
+
+    def encode_soft_captions(
+        self, one_hot: Float[Tensor, "captions length vocab"], token_ids: Int[Tensor, "captions length"]
+    ) -> Float[Tensor, "captions embed"]:
+        """CLIP's unit vectors of sampled captions, with a gradient to the rows they were sampled from."""
+        embeddings, ends = self.bridge(one_hot, token_ids)
+        return self.clip.encode_text_embeddings(embeddings, ends)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, but CLIP stays in evaluation mode."""
+        super().train(mode)
+        self.clip.eval()
+        return self
+
+    def set_trainable(self, parts: Collection[Part]) -> None:
+        """Lets exactly these parts learn."""
+        self.mapping.requires_grad_("mapping" in parts)
+        self.decoder.requires_grad_("decoder" in parts)
+
+    @classmethod
+    def build(cls, config: CaptionerConfig, *, clip: ClipEncoder, tokenizer: CaptionTokenizer) -> Self:
+        """A captioner at random weights around a loaded CLIP."""
+        if tokenizer.vocab_size != config.decoder.vocab_size:
+            raise ConfigError(
+                f"decoder.vocab_size is {config.decoder.vocab_size}; "
+                f"its tokenizer has {tokenizer.vocab_size} ids"
+            )
+        bridge: VocabularyBridge
+        if config.decoder.vocabulary == "clip":
+            bridge = IdentityBridge(clip)
+        else:
+            bridge = AlignedBridge(clip, tokenizer)
+        mapping = build_mapping(config.mapping, embed_dim=clip.embed_dim, width=config.decoder.width)
+        decoder = CaptionDecoder(config.decoder, prefix_length=config.mapping.total_length)
+        return cls(clip, mapping, decoder, tokenizer=tokenizer, bridge=bridge, config=config)

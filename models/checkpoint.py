@@ -1,0 +1,236 @@
+"""Checkpoints: a folder of safetensors, configuration and model card that rebuilds a captioner by itself."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.captioner import Captioner
+from models.clip import LOCAL_CONFIG, LOCAL_MERGES, LOCAL_PREFIX, ClipEncoder, ClipError
+from models.config import CaptionerConfig, ClipConfig, ConfigError
+from models.tokenizer import CaptionTokenizer, ClipVocabulary, Gpt2Vocabulary
+
+FORMAT_VERSION = 1
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+CLIP_FOLDER, TOKENIZER_FOLDER = "clip", "tokenizer"
+DEFAULT_CHECKPOINT = Path(__file__).parent / "pretrained" / "default"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint folder that cannot be read; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a checkpoint comes from.
+
+    Args:
+        name: what the model is called in answers.
+        stage: training stage that wrote it.
+        step: optimizer steps of that stage.
+        parent: version it was trained from.
+    """
+
+    name: str
+    stage: str
+    step: int = 0
+    parent: str | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The identity of a checkpoint: its provenance, version (from its weights) and configuration."""
+
+    provenance: Provenance
+    version: str
+    weights_sha256: str
+    config: CaptionerConfig
+
+    @property
+    def name(self) -> str:
+        return self.provenance.name
+
+
+def save_captioner(
+    captioner: Captioner,
+    folder: Path,
+    *,
+    provenance: Provenance,
+    card: str,
+    clip_folder: Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Manifest:
+    """Writes a checkpoint folder whole or not at all; an older one of that name is replaced.
+
+    Args:
+        card: the model card, Markdown.
+        clip_folder: local CLIP folder that goes into the checkpoint; None for a CLIP from the hub.
+        dtype: of the stored mapping and decoder; float16 halves the file.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        save_file(_own_weights(captioner, dtype), scratch / WEIGHTS_FILE)
+        config = _portable_config(captioner.config, clip_folder)
+        digest = _sha256(scratch / WEIGHTS_FILE)
+        manifest = Manifest(provenance, digest[:12], digest, config)
+        _write_config(scratch, manifest)
+        (scratch / CARD_FILE).write_text(card)
+        _save_clip(scratch, clip_folder)
+        if isinstance(captioner.tokenizer, Gpt2Vocabulary):
+            (scratch / TOKENIZER_FOLDER).mkdir()
+            captioner.tokenizer.save(scratch / TOKENIZER_FOLDER)
+        scratch.chmod(0o755)
+        _replace_folder(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return manifest
+
+
+def load_captioner(folder: Path, *, device: torch.device | str = "cpu") -> Captioner:
+    """Rebuilds the captioner that a folder holds, ready to caption.
+
+    Raises:
+        CheckpointError: no such folder, an unknown format version, a missing or damaged file, weights of
+            another shape than the configuration says.
+    """
+    manifest = read_manifest(folder)
+    weights = _read_weights(folder, manifest)
+    try:
+        clip = ClipEncoder.load(manifest.config.clip, beside=folder)
+        captioner = Captioner.build(
+            manifest.config, clip=clip, tokenizer=_tokenizer(folder, manifest.config, clip)
+        )
+    except (ClipError, ConfigError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    _load_weights(captioner, weights, folder)
+    return captioner.to(device).eval()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The identity and configuration of a checkpoint, without its weights."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG_FILE}")
+    try:
+        values = json.loads(path.read_text())
+        version = values["format_version"]
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} has format version {version}; this semicap reads {FORMAT_VERSION}: "
+                "use the semicap release that wrote it, or train again"
+            )
+        return Manifest(
+            provenance=Provenance(**values["provenance"]),
+            version=values["version"],
+            weights_sha256=values["weights_sha256"],
+            config=CaptionerConfig.from_dict(values["config"]),
+        )
+    except (json.JSONDecodeError, KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); fetch or write the checkpoint again") from error
+
+
+def _own_weights(captioner: Captioner, dtype: torch.dtype) -> dict[str, Tensor]:
+    parts: dict[str, nn.Module] = {"mapping": captioner.mapping, "decoder": captioner.decoder}
+    return {
+        f"{part}.{name}": value.detach().to("cpu", dtype).contiguous()
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
+    }
+
+
+def _portable_config(config: CaptionerConfig, clip_folder: Path | None) -> CaptionerConfig:
+    if clip_folder is None:
+        return config
+    return CaptionerConfig(
+        ClipConfig(LOCAL_PREFIX + CLIP_FOLDER), config.mapping, config.decoder, config.max_tokens
+    )
+
+
+def _write_config(folder: Path, manifest: Manifest) -> None:
+    values: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "version": manifest.version,
+        "weights_sha256": manifest.weights_sha256,
+        "provenance": asdict(manifest.provenance),
+        "config": manifest.config.to_dict(),
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _save_clip(folder: Path, clip_folder: Path | None) -> None:
+    if clip_folder is None:
+        return
+    (folder / CLIP_FOLDER).mkdir()
+    for file in (LOCAL_CONFIG, LOCAL_MERGES, "open_clip_model.safetensors"):
+        if (clip_folder / file).is_file():
+            shutil.copyfile(clip_folder / file, folder / CLIP_FOLDER / file)
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    retired = new.with_name(new.name + "-old")
+    if folder.exists():
+        folder.rename(retired)
+    new.rename(folder)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _read_weights(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}; fetch or write the checkpoint again")
+    if _sha256(path) != manifest.weights_sha256:
+        raise CheckpointError(
+            f"{path} is damaged: its SHA-256 is not the one in {CONFIG_FILE}; fetch it again"
+        )
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _load_weights(captioner: Captioner, weights: dict[str, Tensor], folder: Path) -> None:
+    expected = {name: value.shape for name, value in _own_weights(captioner, torch.float32).items()}
+    problems = [f"{name} is missing" for name in expected if name not in weights]
+    problems += [f"{name} is not part of this architecture" for name in weights if name not in expected]
+    problems += [
+        f"{name} is {tuple(weights[name].shape)}, the configuration needs {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in weights and weights[name].shape != shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {'; '.join(problems[:3])}"
+        )
+    for part, module in (("mapping", captioner.mapping), ("decoder", captioner.decoder)):
+        module.load_state_dict(
+            {
+                name.removeprefix(f"{part}."): value
+                for name, value in weights.items()
+                if name.startswith(f"{part}.")
+            }
+        )
+
+
+def _tokenizer(folder: Path, config: CaptionerConfig, clip: ClipEncoder) -> CaptionTokenizer:
+    if config.decoder.vocabulary == "clip":
+        return ClipVocabulary(clip.tokenizer)
+    for file in ("vocab.json", "merges.txt"):
+        if not (folder / TOKENIZER_FOLDER / file).is_file():
+            raise CheckpointError(
+                f"{folder} has no {TOKENIZER_FOLDER}/{file}; fetch or write the checkpoint again"
+            )
+    return Gpt2Vocabulary.from_files(folder / TOKENIZER_FOLDER)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

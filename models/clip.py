@@ -1,0 +1,294 @@
+"""CLIP through open_clip: images and captions to unit vectors in one space, frozen."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import open_clip
+import torch
+from jaxtyping import Float, Int
+from open_clip.timm_model import TimmModel
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import VisionTransformer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.config import ClipConfig
+from models.preprocess import Preprocess
+
+LOCAL_PREFIX = "local-dir:"
+LOCAL_CONFIG = "open_clip_config.json"
+LOCAL_WEIGHTS = "open_clip_model.safetensors"
+LOCAL_MERGES = "bpe.txt.gz"
+
+
+class ClipError(ValueError):
+    """A CLIP model that cannot be loaded or that lacks what captioning needs."""
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What the image tower says of a batch of images.
+
+    Args:
+        embedding: the L2-normalised vector that captions are compared with.
+        grid: the last feature map, one row for each cell, before pooling; None where the tower has none.
+    """
+
+    embedding: Float[Tensor, "batch embed"]
+    grid: Float[Tensor, "batch cells channels"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    def __getitem__(self, index: slice | Tensor) -> "ImageFeatures":
+        return ImageFeatures(self.embedding[index], None if self.grid is None else self.grid[index])
+
+    def to(self, target: torch.device | torch.dtype | str) -> "ImageFeatures":
+        return ImageFeatures(self.embedding.to(target), None if self.grid is None else self.grid.to(target))
+
+    @staticmethod
+    def cat(parts: Sequence["ImageFeatures"]) -> "ImageFeatures":
+        """The parts one after the other; all of them have a grid or none."""
+        grids = [part.grid for part in parts if part.grid is not None]
+        embedding = torch.cat([part.embedding for part in parts])
+        return ImageFeatures(embedding, torch.cat(grids) if grids else None)
+
+
+class ClipEncoder(nn.Module):
+    """The image tower and the text tower of one CLIP model.
+
+    Args:
+        model: an open_clip model whose text tower is open_clip's own causal transformer.
+        tokenizer: the tokenizer that the text tower was trained with.
+        preprocess: how the image tower wants its pixels.
+        name, revision: what answers and reports call this scorer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: SimpleTokenizer,
+        preprocess: Preprocess,
+        *,
+        name: str,
+        revision: str,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.preprocess = preprocess
+        self.name = name
+        self.revision = revision
+        text = getattr(model, "text", model)
+        if getattr(text, "attn_mask", None) is None or not hasattr(text, "token_embedding"):
+            raise ClipError(
+                f"{name}: its text tower is not open_clip's causal transformer, which captioning needs"
+            )
+        self._text = [text]  # in a list: it is already registered as part of `model`
+        if isinstance(model.visual, TimmModel):
+            # Convolutions: 2 to 4 times as fast as contiguous on a CPU (MobileNetV2, forward and backward).
+            model.visual.to(memory_format=torch.channels_last)
+
+    @property
+    def text(self) -> Any:
+        """The module that holds the text tower's parts."""
+        return self._text[0]
+
+    @property
+    def embed_dim(self) -> int:
+        projection = self.text.text_projection
+        return int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
+
+    @property
+    def image_size(self) -> int:
+        return self.preprocess.image_size
+
+    @property
+    def context_length(self) -> int:
+        return int(self.text.context_length)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.text.token_embedding.num_embeddings)
+
+    def encode_image(self, pixels: Float[Tensor, "batch 3 height width"]) -> ImageFeatures:
+        """Embedding and feature map of normalised pixels."""
+        visual: Any = self.model.visual
+        if isinstance(visual, TimmModel):
+            cells = visual.trunk.forward_features(pixels.contiguous(memory_format=torch.channels_last))
+            pooled = visual.head(visual.trunk.forward_head(cells))
+            grid = cells.flatten(2).transpose(1, 2) if cells.ndim == 4 else cells
+        elif isinstance(visual, VisionTransformer):
+            visual.output_tokens = True
+            pooled, grid = visual(pixels)
+        else:
+            pooled, grid = visual(pixels), None
+        return ImageFeatures(functional.normalize(pooled, dim=-1), grid)
+
+    def tokenize(self, captions: Sequence[str]) -> Int[Tensor, "captions length"]:
+        """CLIP ids with start and end, zero-padded to the longest caption; cut at the tower's context."""
+        ids: Tensor = self.tokenizer(list(captions))
+        return ids[:, : int(self._end_positions(ids).max()) + 1].to(self.text.positional_embedding.device)
+
+    def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "captions embed"]:
+        """Unit vectors of texts."""
+        return self.encode_text(self.tokenize(captions))
+
+    def encode_text(self, token_ids: Int[Tensor, "captions length"]) -> Float[Tensor, "captions embed"]:
+        """Unit vectors of CLIP ids (start, words, end, padding).
+
+        The tower is causal, so positions after the end never reach the result: the batch is cut to its
+        longest caption instead of the full context, with the same result for a fraction of the work.
+        """
+        ends = self._end_positions(token_ids)
+        kept = token_ids[:, : int(ends.max()) + 1]
+        return self.encode_text_embeddings(self.text.token_embedding(kept), ends)
+
+    def encode_soft_text(
+        self, one_hot: Float[Tensor, "captions length clip_vocab"], ends: Int[Tensor, "captions"]
+    ) -> Float[Tensor, "captions embed"]:
+        """As encode_text, of rows over the vocabulary instead of ids, so that a gradient reaches them.
+
+        Args:
+            one_hot: start, words, end; what stands after the end has no influence.
+            ends: position of the end-of-text row of each caption.
+        """
+        return self.encode_text_embeddings(one_hot @ self.text.token_embedding.weight, ends)
+
+    def encode_text_embeddings(
+        self, embeddings: Float[Tensor, "captions length width"], ends: Int[Tensor, "captions"]
+    ) -> Float[Tensor, "captions embed"]:
+        """As encode_soft_text, of vectors in the place of the token embeddings."""
+        text = self.text
+        length = int(ends.max()) + 1
+        x = embeddings[:, :length] + text.positional_embedding[:length].to(embeddings.dtype)
+        x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
+        pooled = text.ln_final(x[torch.arange(len(x), device=x.device), ends])
+        projection = text.text_projection
+        projected = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+        unit: Tensor = functional.normalize(projected, dim=-1)
+        return unit
+
+    def _end_positions(self, token_ids: Tensor) -> Tensor:
+        ends: Tensor = (token_ids == self.tokenizer.eot_token_id).int().argmax(dim=-1)
+        return ends
+
+    def save(self, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
+        """Writes weights that open_clip's "local-dir:" reads; the folder already has config and merges."""
+        weights = {name: _stored(value, dtype) for name, value in self.model.state_dict().items()}
+        save_file(weights, folder / LOCAL_WEIGHTS)
+        self.revision = _file_revision(folder / LOCAL_WEIGHTS)
+
+    @classmethod
+    def load(cls, config: ClipConfig, *, beside: Path | None = None) -> Self:
+        """The encoder that a configuration names.
+
+        Args:
+            beside: folder that a relative "local-dir:" is looked up in.
+
+        Raises:
+            ClipError: unknown name or tag, missing folder, or weights that do not fit.
+        """
+        if config.model.startswith(LOCAL_PREFIX):
+            folder = (beside or Path()) / config.model.removeprefix(LOCAL_PREFIX)
+            return cls._load_local(folder)
+        try:
+            model = open_clip.create_model(config.model, pretrained=config.pretrained)
+            tokenizer = open_clip.get_tokenizer(config.model)
+        except Exception as error:
+            raise ClipError(
+                f"open_clip could not load {config.model!r} ({config.pretrained}): {error}"
+            ) from error
+        revision = config.pretrained or ("random" if "hf-hub:" not in config.model else "hub")
+        return cls(model, tokenizer, _preprocess_of(model), name=config.model, revision=revision)
+
+    @classmethod
+    def _load_local(cls, folder: Path) -> Self:
+        for file in (LOCAL_CONFIG, LOCAL_WEIGHTS):
+            if not (folder / file).is_file():
+                raise ClipError(
+                    f"{folder} has no {file}; a local CLIP folder needs {LOCAL_CONFIG} and {LOCAL_WEIGHTS}"
+                )
+        try:
+            model = open_clip.create_model(f"{LOCAL_PREFIX}{folder}")
+        except Exception as error:
+            raise ClipError(
+                f"the CLIP weights in {folder} do not fit their {LOCAL_CONFIG}: {error}"
+            ) from error
+        return cls._from_folder(folder, model, revision=_file_revision(folder / LOCAL_WEIGHTS))
+
+    @classmethod
+    def create_local(cls, folder: Path, *, image_weights: dict[str, Tensor] | None = None) -> Self:
+        """A new encoder at random weights from the configuration in a folder.
+
+        Args:
+            image_weights: state dict for the image tower's trunk; what it has beyond that is left out.
+        """
+        model: Any = open_clip.create_model(f"{LOCAL_PREFIX}{folder}", load_weights=False)
+        if image_weights is not None:
+            trunk = model.visual.trunk
+            wanted = trunk.state_dict().keys()
+            missing = [name for name in wanted if name not in image_weights]
+            if missing:
+                raise ClipError(
+                    f"the image weights lack {len(missing)} tensors of the tower, first {missing[0]}"
+                )
+            trunk.load_state_dict({name: image_weights[name] for name in wanted})
+        return cls._from_folder(folder, model, revision="untrained")
+
+    @classmethod
+    def _from_folder(cls, folder: Path, model: nn.Module, *, revision: str) -> Self:
+        settings = json.loads((folder / LOCAL_CONFIG).read_text())
+        context = int(settings["model_cfg"]["text_cfg"].get("context_length", 77))
+        merges = folder / LOCAL_MERGES
+        tokenizer = (
+            SimpleTokenizer(bpe_path=str(merges), context_length=context)
+            if merges.is_file()
+            else SimpleTokenizer(context_length=context)
+        )
+        name = settings.get("name", folder.name)
+        encoder = cls(model, tokenizer, _preprocess_of(model), name=name, revision=revision)
+        if tokenizer.vocab_size != encoder.vocab_size:
+            raise ClipError(
+                f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the text tower {encoder.vocab_size}"
+            )
+        return encoder
+
+
+def write_local_config(
+    folder: Path, *, name: str, model: dict[str, Any], preprocess: dict[str, Any], merges: bytes | None
+) -> None:
+    """Writes what describes a local CLIP, before it has weights.
+
+    Args:
+        model: open_clip's model configuration (embed_dim, vision_cfg, text_cfg).
+        preprocess: open_clip's preprocessing (size, mean, std, interpolation, resize_mode).
+        merges: gzipped BPE merges in CLIP's format; None means CLIP's own vocabulary.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"name": name, "model_cfg": model, "preprocess_cfg": preprocess}
+    (folder / LOCAL_CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+    if merges is not None:
+        (folder / LOCAL_MERGES).write_bytes(merges)
+
+
+def _preprocess_of(model: nn.Module) -> Preprocess:
+    settings = open_clip.get_model_preprocess_cfg(model)
+    size = settings["size"]
+    edge = size[0] if isinstance(size, (tuple, list)) else size
+    mode: Literal["squash", "shortest"] = "squash" if settings.get("resize_mode") == "squash" else "shortest"
+    return Preprocess(int(edge), tuple(settings["mean"]), tuple(settings["std"]), mode)
+
+
+def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
+
+
+def _file_revision(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

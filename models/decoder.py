@@ -1,0 +1,283 @@
+"""The caption decoder: GPT-2's architecture behind an image prefix, teacher-forced or with a cache."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import GPT2LMHeadModel
+
+from models.config import DecoderConfig
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention in parts: each way of decoding keeps keys and values itself."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.head_width = config.width // config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.dropout = config.dropout
+
+    def project(self, x: Float[Tensor, "rows length width"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (rows, heads, length, head_width)."""
+        rows, length, _ = x.shape
+        parts = self.qkv(x).view(rows, length, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        return parts[0], parts[1], parts[2]
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Weighted values, projected: (rows, length, width). `mask` is True where a query may look."""
+        dropout = self.dropout if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, dropout_p=dropout
+        )
+        projected: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return projected
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer of GPT-2."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(config.width)
+        self.attention = Attention(config)
+        self.norm_2 = nn.LayerNorm(config.width)
+        self.up = nn.Linear(config.width, 4 * config.width)
+        self.down = nn.Linear(4 * config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the layer's normalised input."""
+        queries, keys, values = self.attention.project(self.norm_1(x))
+        return queries, keys, values
+
+    def finish(self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """The layer's output, given what its queries may look at."""
+        x = x + self.dropout(self.attention.attend(queries, keys, values, mask))
+        hidden = functional.gelu(self.up(self.norm_2(x)), approximate="tanh")
+        return x + self.dropout(self.down(hidden))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class KVCache:
+    """Preallocated keys and values for captions in flight.
+
+    Prefixes live apart from captions, so that all beams of an image share one copy of its prefix.
+
+    Args:
+        prefix: keys and values, (2, layers, image slots, heads, prefix, head_width).
+        tokens: keys and values, (2, layers, rows, tokens, heads, head_width).
+    """
+
+    prefix: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Differentiable keys and values of all that was read; the last `num_tokens` are tokens."""
+
+    keys_values: tuple[tuple[Tensor, Tensor], ...]
+    num_tokens: int = 0
+
+
+class CaptionDecoder(nn.Module):
+    """Reads a prefix made from the image and writes the caption after it.
+
+    There is no start token: the last prefix position predicts the first word, as in ClipCap
+    (arXiv 2111.09734).
+    Token embeddings and output weights are tied; the padding id has an embedding row but is never predicted.
+    """
+
+    def __init__(self, config: DecoderConfig, *, prefix_length: int) -> None:
+        super().__init__()
+        self.config = config
+        self.prefix_length = prefix_length
+        self.token_embedding = nn.Embedding(config.vocab_size + 1, config.width)
+        self.position_embedding = nn.Embedding(config.max_length, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """GPT-2's: normal 0.02, the projections into the residual stream scaled down by depth."""
+        for name, parameter in self.named_parameters():
+            if name.endswith(("out.weight", "down.weight")):
+                nn.init.normal_(parameter, std=0.02 / (2 * self.config.layers) ** 0.5)
+            elif parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        prefix: Float[Tensor, "images prefix width"],
+        token_ids: Int[Tensor, "captions length"],
+        *,
+        captions_per_image: int = 1,
+    ) -> Float[Tensor, "captions length vocab"]:
+        """Logits that predict each given token from the prefix and the tokens before it.
+
+        Args:
+            token_ids: the targets: words, end, padding. The shift by one is done here.
+            captions_per_image: rows of `token_ids` that belong to each image, next to each other. The prefix
+                is computed once for all of them.
+        """
+        return self.forward_embeddings(
+            prefix, self.token_embedding(token_ids[:, :-1]), captions_per_image=captions_per_image
+        )
+
+    def forward_embeddings(
+        self,
+        prefix: Float[Tensor, "images prefix width"],
+        embeddings: Float[Tensor, "captions words width"],
+        *,
+        captions_per_image: int = 1,
+    ) -> Float[Tensor, "captions words+1 vocab"]:
+        """As forward, of the embeddings of all tokens but the last."""
+        first, continuation = self.begin(prefix, captions_per_image=captions_per_image)
+        if embeddings.shape[1] == 0:
+            return first.unsqueeze(1)
+        following, _ = self._follow(embeddings, continuation)
+        return torch.cat([first.unsqueeze(1), following], dim=1)
+
+    def begin(
+        self, prefix: Float[Tensor, "images prefix width"], *, captions_per_image: int = 1
+    ) -> tuple[Float[Tensor, "captions vocab"], Continuation]:
+        """Logits of the first token, and what `advance` goes on from; one row for each caption.
+
+        A prefix shorter than `prefix_length` takes the last positions, so that the caption's stay the same.
+        """
+        last, keys_values = self._read_prefix(prefix)
+        copies = [tuple(_repeat(part, captions_per_image) for part in pair) for pair in keys_values]
+        return _repeat(self._logits(last), captions_per_image), Continuation(tuple(copies))  # type: ignore[arg-type]
+
+    def advance(
+        self, embeddings: Float[Tensor, "captions width"], continuation: Continuation
+    ) -> tuple[Float[Tensor, "captions vocab"], Continuation]:
+        """Logits after one more token, given its embedding; gradients flow through the whole history."""
+        logits, longer = self._follow(embeddings.unsqueeze(1), continuation)
+        return logits.squeeze(1), longer
+
+    def _read_prefix(self, prefix: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        length = prefix.shape[1]
+        positions = self.position_embedding.weight[self.prefix_length - length : self.prefix_length]
+        x = self.dropout(prefix + positions)
+        mask = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+        keys_values = []
+        for block in self._layers:
+            queries, keys, values = block.project(x)
+            keys_values.append((keys, values))
+            x = block.finish(x, queries, keys, values, mask)
+        return x[:, -1], keys_values
+
+    def _follow(self, embeddings: Tensor, continuation: Continuation) -> tuple[Tensor, Continuation]:
+        past, length = continuation.keys_values[0][0].shape[2], embeddings.shape[1]
+        first = self.prefix_length + continuation.num_tokens
+        x = self.dropout(embeddings + self.position_embedding.weight[first : first + length])
+        mask = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)
+        keys_values = []
+        for block, (past_keys, past_values) in zip(self._layers, continuation.keys_values, strict=True):
+            queries, keys, values = block.project(x)
+            keys, values = torch.cat([past_keys, keys], dim=2), torch.cat([past_values, values], dim=2)
+            keys_values.append((keys, values))
+            x = block.finish(x, queries, keys, values, mask)
+        return self._logits(x), Continuation(tuple(keys_values), continuation.num_tokens + length)
+
+    def new_cache(self, *, images: int, rows: int, max_tokens: int) -> KVCache:
+        """An empty cache for `images` prefixes and `rows` captions of up to `max_tokens` tokens."""
+        weight = self.token_embedding.weight
+        heads, head_width = self.config.heads, self.config.width // self.config.heads
+        prefix = weight.new_zeros(2, self.config.layers, images, heads, self.prefix_length, head_width)
+        tokens = weight.new_zeros(2, self.config.layers, rows, max_tokens, heads, head_width)
+        return KVCache(prefix, tokens)
+
+    def prefill(
+        self, prefix: Float[Tensor, "images prefix width"], cache: KVCache, image_slots: Int[Tensor, "images"]
+    ) -> Float[Tensor, "images vocab"]:
+        """Reads prefixes into their slots of the cache; returns the logits of the first token of each."""
+        last, keys_values = self._read_prefix(prefix)
+        for layer, (keys, values) in enumerate(keys_values):
+            cache.prefix[0, layer].index_copy_(0, image_slots, keys)
+            cache.prefix[1, layer].index_copy_(0, image_slots, values)
+        return self._logits(last)
+
+    def step(
+        self,
+        token_ids: Int[Tensor, "rows"],
+        cache: KVCache,
+        *,
+        rows: Int[Tensor, "rows"],
+        image_slots: Int[Tensor, "rows"],
+        ancestors: Int[Tensor, "rows tokens"],
+        lengths: Int[Tensor, "rows"],
+    ) -> Float[Tensor, "rows vocab"]:
+        """Feeds each caption's newest token and returns the logits of the next one.
+
+        Args:
+            token_ids: the token at caption position `lengths` (0-based) of each row.
+            rows: cache row that this token is written to, all different.
+            image_slots: prefix slot of each row; beams of an image share one.
+            ancestors: for each row and earlier position, the cache row which holds that token. Beams are
+                reordered by permuting this table. Columns from `lengths` on are not read.
+            lengths: tokens fed before this one; rows of different length may stand side by side.
+        """
+        span = int(lengths.max()) + 1
+        columns = torch.arange(span, device=token_ids.device)
+        is_past = columns < lengths.unsqueeze(1)
+        cells = torch.where(is_past, ancestors[:, :span], rows.unsqueeze(1))
+        is_visible = is_past | (columns == lengths.unsqueeze(1))
+        mask = functional.pad(is_visible, (self.prefix_length, 0), value=True)[:, None, None]
+        x = self.token_embedding(token_ids) + self.position_embedding(self.prefix_length + lengths)
+        x = x.unsqueeze(1)
+        for layer, block in enumerate(self._layers):
+            queries, keys, values = block.project(x)
+            cache.tokens[0, layer, rows, lengths] = keys.squeeze(2)
+            cache.tokens[1, layer, rows, lengths] = values.squeeze(2)
+            seen = cache.tokens[:, layer, cells, columns].transpose(2, 3)
+            both = torch.cat([cache.prefix[:, layer, image_slots], seen], dim=3)
+            x = block.finish(x, queries, both[0], both[1], mask)
+        return self._logits(x.squeeze(1))
+
+    @property
+    def _layers(self) -> list[Block]:
+        return list(self.blocks)  # type: ignore[arg-type]
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return functional.linear(self.norm(x), self.token_embedding.weight[: self.config.vocab_size])
+
+    def load_gpt2(self, gpt2: GPT2LMHeadModel) -> None:
+        """Takes the weights of a transformers GPT-2 of the same size; the padding row stays as it is."""
+        source: Any = gpt2.transformer
+        with torch.no_grad():
+            self.token_embedding.weight[: self.config.vocab_size].copy_(source.wte.weight)
+            self.position_embedding.weight.copy_(source.wpe.weight[: self.config.max_length])
+            _copy_norm(self.norm, source.ln_f)
+            for block, layer in zip(self._layers, source.h, strict=True):
+                _copy_norm(block.norm_1, layer.ln_1)
+                _copy_norm(block.norm_2, layer.ln_2)
+                _copy_conv1d(block.attention.qkv, layer.attn.c_attn)
+                _copy_conv1d(block.attention.out, layer.attn.c_proj)
+                _copy_conv1d(block.up, layer.mlp.c_fc)
+                _copy_conv1d(block.down, layer.mlp.c_proj)
+
+
+def _repeat(x: Tensor, copies: int) -> Tensor:
+    return x if copies == 1 else x.repeat_interleave(copies, dim=0)
+
+
+def _copy_norm(target: nn.LayerNorm, source: Any) -> None:
+    target.weight.copy_(source.weight)
+    target.bias.copy_(source.bias)
+
+
+def _copy_conv1d(target: nn.Linear, source: Any) -> None:
+    """GPT-2's Conv1D keeps its weight as (in, out), a Linear as (out, in)."""
+    target.weight.copy_(source.weight.t())
+    target.bias.copy_(source.bias)

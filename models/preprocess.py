@@ -1,0 +1,81 @@
+"""From a PIL image to the pixels that CLIP's image tower reads; training and service share it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+_SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture as a person sees it: upright, 8 bits a channel, transparency on white."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in _SIXTEEN_BIT_MODES:
+        upright = _scale_to_8_bits(upright)
+    if upright.has_transparency_data:
+        return _composite_on_white(upright)
+    return upright.convert("RGB")
+
+
+def _scale_to_8_bits(image: Image.Image) -> Image.Image:
+    """A plain convert() clips at 255 and turns a 16-bit photo white; this maps its full range onto 8 bits."""
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode == "F":
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    else:
+        low, high = 0.0, 65535.0 if values.max(initial=0) > 255 else 255.0
+    scaled = np.nan_to_num((values - low) / max(high - low, 1e-12)) * 255.0
+    return Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
+
+
+def _composite_on_white(image: Image.Image) -> Image.Image:
+    layer = image.convert("RGBA")
+    page = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(page, layer).convert("RGB")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resizes to the image tower's square and normalises, with the values the tower was trained with.
+
+    Args:
+        image_size: edge of the square in pixels.
+        resize_mode: "squash" stretches the whole picture into the square; "shortest" scales the shorter edge
+            and crops the centre (open_clip's names).
+    """
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize_mode: Literal["squash", "shortest"] = "shortest"
+
+    def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        return self.normalize(self.resize(image).unsqueeze(0)).squeeze(0)
+
+    @property
+    def min_source_size(self) -> int:
+        """Edge in pixels below which a decoder's reduced-size mode would cost detail."""
+        return self.image_size
+
+    def resize(self, image: Image.Image) -> UInt8[Tensor, "3 height width"]:
+        """The picture as image_size x image_size bytes."""
+        rgb = to_rgb(image)
+        size = (self.image_size, self.image_size)
+        if self.resize_mode == "squash":
+            square = rgb.resize(size, Image.Resampling.BICUBIC)
+        else:
+            square = ImageOps.fit(rgb, size, Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+
+    def normalize(
+        self, pixels: UInt8[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Bytes 0..255 to the tower's input range."""
+        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
+        return (pixels.float() / 255.0 - mean) / std
