@@ -1,1 +1,1 @@
-"""The captioning network: CLIP encoder, mapping network, decoder, and how captions are generated from them."""
+"""The captioning network: CLIP encoder, mapping network, decoder, and how captions are decoded from them."""

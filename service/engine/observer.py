@@ -1,0 +1,44 @@
+"""What the engine tells a listener such as the metrics, on its own threads: the listener must be quick."""
+
+from typing import Literal, Protocol
+
+from service.engine.results import ImageCaptions, Priority
+
+Stage = Literal["encode", "prefill", "decode", "score"]
+Failure = Literal["deadline", "cancelled", "failed", "stopped"]
+
+
+class EngineObserver(Protocol):
+    """Instrumentation of the engine; all durations in seconds."""
+
+    def depth_changed(self, *, depth: int) -> None:
+        """Images that hold a place now: reserved, waiting or running."""
+
+    def admitted(self, *, queue_s: float, priority: Priority) -> None:
+        """An image left the queue after waiting this long."""
+
+    def stage_done(self, stage: Stage, *, batch_size: int, seconds: float) -> None:
+        """One batch passed a stage: of images in encode and prefill, rows in decode, captions in score."""
+
+    def captioned(self, result: ImageCaptions) -> None:
+        """An image was answered."""
+
+    def lost(self, reason: Failure) -> None:
+        """An image was accepted and not captioned."""
+
+
+class SilentObserver:
+    """Listens to nothing."""
+
+    def depth_changed(self, *, depth: int) -> None: ...
+
+    def admitted(self, *, queue_s: float, priority: Priority) -> None: ...
+
+    def stage_done(self, stage: Stage, *, batch_size: int, seconds: float) -> None: ...
+
+    def captioned(self, result: ImageCaptions) -> None: ...
+
+    def lost(self, reason: Failure) -> None: ...
+
+
+SILENT = SilentObserver()

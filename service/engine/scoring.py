@@ -1,0 +1,73 @@
+"""CLIP's judgement of finished captions, the texts of many images in one batch."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from models.clip import ClipEncoder
+from models.generation import Candidate
+from models.similarity import clip_score, clip_similarity
+from models.tokenizer import CaptionTokenizer
+from service.engine.options import CaptionOptions
+from service.engine.results import ScoredCaption
+from service.engine.text import cut_at_word
+
+MAX_TEXTS = 128
+"""Texts encoded at a time; bounds the memory of a batch in which everything ends at once."""
+
+
+def score_images(
+    candidates: Sequence[Sequence[Candidate]],
+    embeddings: Sequence[Float[Tensor, "embed"]],
+    options: Sequence[CaptionOptions],
+    *,
+    clip: ClipEncoder,
+    tokenizer: CaptionTokenizer,
+) -> list[tuple[ScoredCaption, ...]]:
+    """For each image its captions with their scores, ranked and cut to the number asked for."""
+    texts = [
+        [cut_at_word(tokenizer.decode(one.token_ids), max_chars=asked.max_chars) for one in several]
+        for several, asked in zip(candidates, options, strict=True)
+    ]
+    flat = [text for several in texts for text in several]
+    images = torch.stack([one for one, several in zip(embeddings, texts, strict=True) for _ in several])
+    similarities = clip_similarity(images.float(), encode_texts(clip, flat).float())
+    scores = iter(zip(similarities.tolist(), clip_score(similarities).tolist(), strict=True))
+    return [
+        rank([_scored(one, text, *next(scores)) for one, text in zip(*pair, strict=True)], asked)
+        for *pair, asked in zip(candidates, texts, options, strict=True)
+    ]
+
+
+def encode_texts(clip: ClipEncoder, texts: Sequence[str]) -> Float[Tensor, "texts embed"]:
+    """CLIP's unit vectors; a text that occurs several times is encoded once."""
+    distinct = list(dict.fromkeys(texts))
+    parts = [clip.encode_captions(distinct[at : at + MAX_TEXTS]) for at in range(0, len(distinct), MAX_TEXTS)]
+    places = {text: at for at, text in enumerate(distinct)}
+    return torch.cat(parts)[[places[text] for text in texts]]
+
+
+def rank(captions: Sequence[ScoredCaption], options: CaptionOptions) -> tuple[ScoredCaption, ...]:
+    """The best of one image's captions, best first.
+
+    By likelihood a beam keeps the order of the search, which weighs length as the options ask.
+    """
+    if options.rank_by == "clip":
+        captions = sorted(captions, key=lambda one: -one.clip_similarity)
+    elif options.strategy == "sample":
+        captions = sorted(captions, key=lambda one: -one.log_likelihood)
+    return tuple(captions[: options.num_captions])
+
+
+def _scored(candidate: Candidate, text: str, similarity: float, score: float) -> ScoredCaption:
+    return ScoredCaption(
+        text=text,
+        token_ids=candidate.token_ids,
+        clip_similarity=similarity,
+        clip_score=score,
+        log_likelihood=candidate.log_likelihood,
+        num_tokens=len(candidate.token_ids),
+        finish_reason=candidate.finish_reason,
+    )
