@@ -79,6 +79,7 @@ def save_captioner(
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         save_file(_own_weights(captioner, dtype), scratch / WEIGHTS_FILE)
+        (scratch / WEIGHTS_FILE).chmod(0o644)  # safetensors leaves it to its owner alone
         config = _portable_config(captioner.config, clip_folder)
         digest = _sha256(scratch / WEIGHTS_FILE)
         manifest = Manifest(provenance, digest[:12], digest, config)

@@ -32,7 +32,10 @@ class CaptionTokenizer(Protocol):
 
 
 class ClipVocabulary:
-    """CLIP's own BPE: lower case, word ends marked; the bridge to CLIP's text encoder is the identity."""
+    """CLIP's own BPE: word ends marked; the bridge to CLIP's text encoder is the identity.
+
+    Its ids know no capitals; a decoded caption gets one at its beginning.
+    """
 
     def __init__(self, tokenizer: SimpleTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -47,7 +50,8 @@ class ClipVocabulary:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         kept = [id for id in _until(token_ids, self.eos_id) if id < self.bos_id]
-        return tidy_spacing(self._tokenizer.decode(kept))
+        text = tidy_spacing(self._tokenizer.decode(kept))
+        return text[:1].upper() + text[1:]
 
     def pieces(self) -> list[str]:
         texts = [self._tokenizer.decode([id]) for id in range(self.bos_id)]
