@@ -1,0 +1,35 @@
+/** What the page says of the service: whether it is ready, and which model answers. */
+
+import { RequestFailed, fetchActiveModel, findReadinessProblem } from './api.js';
+
+const FIRST_CHECK_AGAIN_MS = 3_000;
+const LAST_CHECK_AGAIN_MS = 30_000;
+
+let isWatching = false;
+
+/** Shows a note while the service is not ready, and checks until it is. */
+export async function watchReadiness() {
+  if (isWatching) return;
+  isWatching = true;
+  const note = /** @type {HTMLElement} */ (document.getElementById('readiness'));
+  for (let pauseMs = FIRST_CHECK_AGAIN_MS; ; pauseMs = Math.min(2 * pauseMs, LAST_CHECK_AGAIN_MS)) {
+    const problem = await findReadinessProblem();
+    note.hidden = problem === null;
+    if (problem === null) break;
+    note.textContent = `${problem.title}. This note goes when captions can be asked for again.`;
+    await new Promise((resolve) => setTimeout(resolve, pauseMs));
+  }
+  isWatching = false;
+  await showModel();
+}
+
+async function showModel() {
+  const line = /** @type {HTMLElement} */ (document.getElementById('model-in-use'));
+  try {
+    const model = await fetchActiveModel();
+    line.textContent = model ? `Model ${model.name} ${model.version}, scored by ${model.scorer.name}` : '';
+  } catch (error) {
+    if (!(error instanceof RequestFailed)) throw error;
+    line.textContent = '';
+  }
+}
