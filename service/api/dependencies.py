@@ -1,0 +1,39 @@
+"""What routes get: the parts of the running service, typed."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from service.api.inputs import InputLimits
+from service.captioning import Captioning
+from service.engine.engine import Engine
+from service.lifecycle import Lifecycle
+from service.metrics import Metrics
+from service.registry import ServedModel
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of the running service."""
+
+    settings: Settings
+    model: ServedModel
+    engine: Engine
+    captioning: Captioning
+    metrics: Metrics
+    lifecycle: Lifecycle
+
+    @property
+    def input_limits(self) -> InputLimits:
+        return InputLimits(
+            max_images=self.settings.max_images_per_request, max_image_bytes=self.settings.max_image_bytes
+        )
+
+
+async def _parts(request: Request) -> Parts:
+    return cast(Parts, request.state.parts)
+
+
+UseParts = Annotated[Parts, Depends(_parts)]

@@ -1,0 +1,178 @@
+"""What surrounds every request, as pure ASGI: id, timing, limits while the body streams, refusal on stop."""
+
+import re
+import time
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.responses import problem_response
+from service.errors import QueueFullError, RequestTooLargeError, ServiceError, StoppingError
+from service.lifecycle import Lifecycle
+from service.metrics import Metrics
+
+REQUEST_ID_HEADER = "X-Request-ID"
+CLIENT_GONE_STATUS = 499
+"""What logs and metrics call a request whose client left before the answer (nginx's number)."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_OUR_FAULT = "something went wrong in the service; its log has the reason under this request id"
+_ALWAYS_ANSWERED = ("/health/", "/metrics")
+
+log = structlog.stdlib.get_logger("semicap.http")
+
+
+@dataclass
+class BodyBudget:
+    """Bytes of request bodies held at one time, over all requests."""
+
+    limit_bytes: int
+    retry_after_s: float
+    held_bytes: int = field(default=0, init=False)
+
+    def take(self, count: int) -> None:
+        if self.held_bytes + count > self.limit_bytes:
+            raise QueueFullError(
+                f"requests in flight hold {self.held_bytes} bytes; together they may hold {self.limit_bytes}",
+                retry_after_s=self.retry_after_s,
+            )
+        self.held_bytes += count
+
+    def give_back(self, count: int) -> None:
+        self.held_bytes -= count
+
+
+class RequestContextMiddleware:
+    """Gives each request an id, binds it to the log, times it, and answers 500 without internals."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = _request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        with self.metrics.http_in_flight.track_inprogress():
+            await self._timed(scope, receive, send, request_id=request_id)
+
+    async def _timed(self, scope: Scope, receive: Receive, send: Send, *, request_id: str) -> None:
+        started = time.perf_counter()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = CLIENT_GONE_STATUS
+        except ServiceError as error:  # of a middleware; those of routes are answered further in
+            await problem_response(error)(scope, receive, send_with_id)
+        except Exception:
+            log.exception("request_failed", path=scope["path"])
+            if status:
+                raise
+            await problem_response(ServiceError(_OUR_FAULT))(scope, receive, send_with_id)
+        finally:
+            self._record(scope, status=status or CLIENT_GONE_STATUS, seconds=time.perf_counter() - started)
+
+    def _record(self, scope: Scope, *, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", None) or "unmatched"
+        self.metrics.observe_request(method=scope["method"], route=route, status=status, seconds=seconds)
+        log.info(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            route=route,
+            status=status,
+            duration_ms=round(1000 * seconds, 1),
+        )
+
+
+class StoppingMiddleware:
+    """Refuses new requests once the service is stopping; health and metrics stay readable."""
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
+        self.app = app
+        self.lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = self.lifecycle.is_stopping and scope["type"] == "http"
+        if not refused or scope["path"].startswith(_ALWAYS_ANSWERED):
+            await self.app(scope, receive, send)
+            return
+        await _read_to_the_end(receive)
+        response = problem_response(StoppingError("the service is stopping; send the request again later"))
+        response.headers["Connection"] = "close"
+        await response(scope, receive, send)
+
+
+class BodyLimitMiddleware:
+    """Counts the body as it streams, so that neither one request nor all of them together fill the memory."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, budget: BodyBudget) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+        self.budget = budget
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        await self._counted(scope, receive, send)
+
+    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        held = 0
+        stated = _content_length(scope)
+
+        async def receive_counted() -> Message:
+            nonlocal held
+            if stated > self.max_bytes:
+                raise self._too_large()
+            message = await receive()
+            count = len(message.get("body", b""))
+            if held + count > self.max_bytes:
+                raise self._too_large()
+            self.budget.take(count)
+            held += count
+            return message
+
+        try:
+            await self.app(scope, receive_counted, send)
+        finally:
+            self.budget.give_back(held)
+
+    def _too_large(self) -> RequestTooLargeError:
+        return RequestTooLargeError(
+            f"the request body has more than {self.max_bytes} bytes; send fewer or smaller images",
+            max_bytes=self.max_bytes,
+        )
+
+
+async def _read_to_the_end(receive: Receive) -> None:
+    """Closing a connection with unread bytes resets it, and the client may lose the answer."""
+    message = await receive()
+    while message.get("more_body", False):
+        message = await receive()
+
+
+def _request_id(given: str | None) -> str:
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def _content_length(scope: Scope) -> int:
+    stated = Headers(scope=scope).get("content-length", "")
+    return int(stated) if stated.isdecimal() else 0

@@ -1,0 +1,148 @@
+"""What goes over the wire as JSON."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.problems import Problem
+
+MAX_EMBEDDING_NUMBERS = 4096
+
+
+class JsonImage(BaseModel):
+    """One image of a JSON request: exactly one of `data`, `embedding` and `url`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: str | None = Field(None, description="The image file in base64, plain or as a data URL.")
+    embedding: list[float] | None = Field(
+        None,
+        max_length=MAX_EMBEDDING_NUMBERS,
+        description="The image's embedding by this service's scorer; its length does not matter.",
+    )
+    url: str | None = Field(None, description="Address of the image; only where URL fetching is enabled.")
+    file_name: str | None = Field(None, max_length=1024, description="Comes back in the result.")
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> "JsonImage":
+        given = [name for name in ("data", "embedding", "url") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of data, embedding and url; {len(given)} are given")
+        return self
+
+
+class JsonCaptionRequest(BaseModel):
+    """A request for captions in JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: list[JsonImage] = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict, description="Caption options.")
+
+
+class Caption(BaseModel):
+    """One caption and how well it fits."""
+
+    text: str
+    clip_similarity: float = Field(description="Cosine of image and caption by the scorer, -1..1.")
+    clip_score: float = Field(description="2.5 x max(clip_similarity, 0), 0..2.5 (arXiv 2104.08718).")
+    log_likelihood: float = Field(description="Natural logarithm of the model's probability of the caption.")
+    num_tokens: int = Field(description="Tokens decoded, without the end token.")
+    finish_reason: Literal["stop", "length"] = Field(description="Whether the caption ended or was cut off.")
+
+
+class ImageInfo(BaseModel):
+    """The posted image."""
+
+    width: int = Field(description="Pixels, as displayed.")
+    height: int = Field(description="Pixels, as displayed.")
+    format: str = Field(description="JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF or JPEG2000.")
+    sha256: str = Field(description="Of the posted bytes.")
+
+
+class ImageCaptionsResult(BaseModel):
+    """What became of one image: captions, or an error."""
+
+    index: int = Field(description="Place of the image in the request, from 0.")
+    file_name: str | None
+    captions: list[Caption] = Field(description="Best first; empty when there is an error.")
+    image: ImageInfo | None = Field(
+        description="Null for an embedding and for an image that could not be read."
+    )
+    warnings: list[str]
+    error: Problem | None
+
+
+class ModelRef(BaseModel):
+    """The model version that answered."""
+
+    name: str
+    version: str
+
+
+class ScorerRef(BaseModel):
+    """The CLIP model behind clip_similarity and clip_score."""
+
+    name: str
+    revision: str
+
+
+class Timing(BaseModel):
+    """Where the time went, in milliseconds; images run side by side: each stage states its slowest."""
+
+    body_ms: float = Field(description="Receiving and parsing the request body.")
+    read_ms: float = Field(
+        description="Decoding and resizing the image, waiting for a decode thread included."
+    )
+    queue_ms: float = Field(description="Waiting for the engine.")
+    encode_ms: float = Field(description="CLIP's image tower.")
+    decode_ms: float = Field(description="Writing the captions.")
+    score_ms: float = Field(description="CLIP's text tower.")
+    total_ms: float = Field(description="All of it.")
+
+
+class CaptionsResponse(BaseModel):
+    """Captions of all images of a request."""
+
+    id: str
+    model: ModelRef
+    scorer: ScorerRef
+    results: list[ImageCaptionsResult]
+    timing: Timing
+
+
+class ModelInfo(BaseModel):
+    """A model version, in the shape of OpenAI's model object with our fields added."""
+
+    id: str = Field(description="name:version; `model` takes it, the name or the version.")
+    object: Literal["model"] = "model"
+    created: int = Field(description="When its weights were written, in seconds since 1970.")
+    owned_by: str = "semicap"
+    name: str
+    version: str
+    is_active: bool = Field(description="Whether it answers when no model is named.")
+    stage: str = Field(description="Training stage that made it.")
+    step: int = Field(description="Training steps of that stage.")
+    parent: str | None = Field(description="Version that it was trained from.")
+    scorer: ScorerRef
+    language: str = Field("en", description="Language of its captions.")
+
+
+class ModelDetail(ModelInfo):
+    """A model version with its model card."""
+
+    card: str = Field(description="Model card, Markdown.")
+    embedding_numbers: int = Field(description="Numbers that an `embedding` input has to have.")
+
+
+class ModelList(BaseModel):
+    """Model versions, in the shape of OpenAI's list."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]
+
+
+class Health(BaseModel):
+    """That a health check passed."""
+
+    status: Literal["ok"] = "ok"

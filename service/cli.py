@@ -1,0 +1,101 @@
+"""The command `semicap`; what a subcommand needs is imported when it runs, so that help needs no torch."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from service import release
+from service.errors import CommandError, ServiceError
+from service.settings import read_settings
+
+WRONG_USE = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="semicap",
+    help="Captions for photos, each with its CLIP score; trained and adapted without labels.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+_PASSED_ON: dict[Any, Any] = {"ignore_unknown_options": True, "allow_extra_args": True}
+_HAS_OWN_HELP: dict[str, Any] = {"context_settings": _PASSED_ON, "add_help_option": False}
+
+
+def main() -> None:
+    """Runs the command line; an error is one line on stderr and status 2."""
+    status: Any = None
+    try:
+        status = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except typer.TyperException as error:
+        _end_with(error.format_message())
+    except (CommandError, ServiceError) as error:
+        _end_with(str(error))
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on [SEMICAP_HOST, 127.0.0.1].")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="TCP port, 0 for any free one [SEMICAP_PORT, 8000].")
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Model to serve [SEMICAP_CHECKPOINT].")] = None,
+) -> int:
+    """Run the HTTP service. Every other setting is an environment variable (SEMICAP_...)."""
+    settings = read_settings(host=host, port=port, checkpoint=checkpoint)
+    from models.checkpoint import CheckpointError
+    from service.log import configure_logging
+    from service.registry import DeviceError, load_served_model
+    from service.server import PortError, run_server
+
+    configure_logging(level=settings.log_level, format=settings.log_format)
+    try:
+        return run_server(settings, load_served_model(settings.checkpoint, device=settings.device))
+    except (CheckpointError, DeviceError, PortError) as error:
+        raise CommandError(str(error)) from error
+
+
+@app.command(**_HAS_OWN_HELP)
+def caption(context: typer.Context) -> int:
+    """Caption photos without a server; the same command goes on where it was stopped."""
+    from service.offline.cli import caption_app
+
+    return int(caption_app(args=context.args, prog_name="semicap caption", standalone_mode=False) or 0)
+
+
+@app.command(**_HAS_OWN_HELP)
+def train(context: typer.Context) -> None:
+    """Train a vocabulary, a small CLIP, or a captioner."""
+    _training_app()(args=["train", *context.args], prog_name="semicap")
+
+
+@app.command(**_HAS_OWN_HELP)
+def evaluate(context: typer.Context) -> None:
+    """Measure a checkpoint on a data set."""
+    _training_app()(args=["evaluate", *context.args], prog_name="semicap")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(release())
+
+
+def _training_app() -> typer.Typer:
+    from training.cli import app as training_app
+
+    return training_app
+
+
+def _end_with(message: str) -> NoReturn:
+    typer.echo(f"semicap: {' '.join(message.split())}", err=True)
+    sys.exit(WRONG_USE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Every error that a caller can see, without any framework: status, stable type, and a message that helps."""
+
+from typing import Any, ClassVar
+
+
+class CommandError(Exception):
+    """Wrong use of the command line, or what keeps a command from starting: one line that says what to do."""
+
+
+class ServiceError(Exception):
+    """An error whose message may be shown to a caller.
+
+    Args:
+        detail: what was wrong, the value, and the limit or the remedy.
+        extensions: further members of the problem document; JSON values.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, *, retry_after_s: float | None = None, **extensions: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+        self.extensions = extensions
+
+
+class InvalidRequestError(ServiceError):
+    status, type, title = 422, "invalid-request", "The request is not valid"
+
+
+class InvalidOptionError(ServiceError):
+    status, type, title = 422, "invalid-option", "A caption option is not valid"
+
+
+class UnknownOptionError(ServiceError):
+    status, type, title = 422, "unknown-option", "There is no such option"
+
+
+class NoImageError(ServiceError):
+    status, type, title = 422, "no-image", "The request has no image"
+
+
+class BrokenImageError(ServiceError):
+    status, type, title = 422, "broken-image", "The image cannot be decoded"
+
+
+class InvalidEmbeddingError(ServiceError):
+    status, type, title = 422, "invalid-embedding", "The embedding is not valid"
+
+
+class UrlFetchingDisabledError(ServiceError):
+    status, type, title = 422, "url-fetching-disabled", "Image URLs are not fetched"
+
+
+class UnsupportedImageError(ServiceError):
+    status, type, title = 415, "unsupported-image-format", "Not an image format that is read here"
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    status, type, title = 415, "unsupported-media-type", "Not a request body that is read here"
+
+
+class ImageTooLargeError(ServiceError):
+    status, type, title = 413, "image-too-large", "The image is too large"
+
+
+class RequestTooLargeError(ServiceError):
+    status, type, title = 413, "request-too-large", "The request is too large"
+
+
+class TooManyImagesError(ServiceError):
+    status, type, title = 413, "too-many-images", "Too many images in one request"
+
+
+class NotFoundError(ServiceError):
+    status, type, title = 404, "not-found", "There is nothing here"
+
+
+class MethodNotAllowedError(ServiceError):
+    status, type, title = 405, "method-not-allowed", "The method does not fit this address"
+
+
+class ModelNotFoundError(ServiceError):
+    status, type, title = 404, "model-not-found", "There is no such model"
+
+
+class RequestTimeoutError(ServiceError):
+    status, type, title = 408, "request-timeout", "The request body came too slowly"
+
+
+class QueueFullError(ServiceError):
+    status, type, title = 429, "queue-full", "The service is busy"
+
+
+class CaptioningFailedError(ServiceError):
+    status, type, title = 500, "captioning-failed", "The model failed on the image"
+
+
+class StoppingError(ServiceError):
+    status, type, title = 503, "stopping", "The service is stopping"
+
+
+class EngineUnavailableError(ServiceError):
+    status, type, title = 503, "engine-unavailable", "The captioning engine is not running"
+
+
+class DeadlineExceededError(ServiceError):
+    status, type, title = 504, "deadline-exceeded", "The answer was not ready in time"

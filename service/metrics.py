@@ -1,0 +1,127 @@
+"""Every Prometheus instrument of the service."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from service.engine.observer import Failure, Stage
+from service.engine.results import ImageCaptions, Priority
+
+METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_STAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_CLIP_SCORES = tuple(round(0.1 * step, 1) for step in range(1, 26))
+
+
+class Metrics:
+    """The instruments, in a registry of their own; also the engine's observer (service.engine.observer)."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry = registry or CollectorRegistry()
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        self._define_http()
+        self._define_engine()
+
+    def _define_http(self) -> None:
+        labels = ("method", "route", "status")
+        self.http_requests = Counter(
+            "semicap_http_requests_total", "Requests answered.", labels, registry=self.registry
+        )
+        self.http_seconds = Histogram(
+            "semicap_http_request_duration_seconds",
+            "From a request's headers to the end of its answer.",
+            labels,
+            registry=self.registry,
+            buckets=_REQUEST_SECONDS,
+        )
+        self.http_in_flight = Gauge(
+            "semicap_http_requests_in_flight", "Open requests.", registry=self.registry
+        )
+
+    def _define_engine(self) -> None:
+        registry = self.registry
+        self.queue_depth = Gauge(
+            "semicap_queue_depth",
+            "Images that hold a place in the engine: reserved, waiting or running.",
+            registry=registry,
+        )
+        self.queue_wait = Histogram(
+            "semicap_queue_wait_seconds",
+            "From submission to the first batch.",
+            ("priority",),
+            registry=registry,
+            buckets=_REQUEST_SECONDS,
+        )
+        self.batch_size = Histogram(
+            "semicap_batch_size",
+            "Images (encode, prefill), rows (decode) or captions (score) in one batch.",
+            ("stage",),
+            registry=registry,
+            buckets=_BATCH_SIZES,
+        )
+        self.stage_seconds = Histogram(
+            "semicap_stage_seconds",
+            "One batch in one stage; for decode one token of each row.",
+            ("stage",),
+            registry=registry,
+            buckets=_STAGE_SECONDS,
+        )
+        self.images = Counter(
+            "semicap_images_total",
+            "Images by outcome: captioned, lost in the engine, or the problem type.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.clip_score = Histogram(
+            "semicap_clip_score",
+            "CLIPScore of each image's best caption, 0..2.5.",
+            registry=registry,
+            buckets=_CLIP_SCORES,
+        )
+        self.model_info = Gauge(
+            "semicap_model_info",
+            "1 for the model that answers.",
+            ("name", "version", "scorer", "scorer_revision"),
+            registry=registry,
+        )
+
+    def set_model(self, *, name: str, version: str, scorer: str, scorer_revision: str) -> None:
+        """Names the model that answers from now on."""
+        self.model_info.clear()
+        self.model_info.labels(name, version, scorer, scorer_revision).set(1)
+
+    def observe_request(self, *, method: str, route: str, status: int, seconds: float) -> None:
+        """Counts one answered request by its route template."""
+        labels = (method if method in _METHODS else "OTHER", route, str(status))
+        self.http_requests.labels(*labels).inc()
+        self.http_seconds.labels(*labels).observe(seconds)
+
+    def image_rejected(self, problem_type: str) -> None:
+        """Counts an image that never reached the engine."""
+        self.images.labels(problem_type).inc()
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+    def depth_changed(self, *, depth: int) -> None:
+        self.queue_depth.set(depth)
+
+    def admitted(self, *, queue_s: float, priority: Priority) -> None:
+        self.queue_wait.labels(priority).observe(queue_s)
+
+    def stage_done(self, stage: Stage, *, batch_size: int, seconds: float) -> None:
+        self.batch_size.labels(stage).observe(batch_size)
+        self.stage_seconds.labels(stage).observe(seconds)
+
+    def captioned(self, result: ImageCaptions) -> None:
+        self.images.labels("captioned").inc()
+        if result.captions:
+            self.clip_score.observe(result.captions[0].clip_score)
+
+    def lost(self, reason: Failure) -> None:
+        self.images.labels(reason).inc()

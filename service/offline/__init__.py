@@ -1,0 +1,1 @@
+"""Captioning of files without a server."""

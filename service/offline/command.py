@@ -1,0 +1,156 @@
+"""`semicap caption`: what to caption, where to, with a progress bar, and how it ended."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from service.engine.engine import Engine
+from service.engine.options import CaptionOptions
+from service.images import ImageLimits
+from service.offline.caption_files import FileCaptioning, shared_sidecars, split_done
+from service.offline.outputs import HumanLines, JsonLines, JsonLinesFile, Output, Sidecars
+from service.offline.photo_files import find_photos
+from service.registry import ServedModel, load_served_model
+from service.settings import Settings
+
+SOME_FAILED = 1
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class CaptionCommand:
+    """The command line, taken apart.
+
+    Args:
+        paths: files, folders and glob patterns.
+        output: a JSONL file to go on with.
+        prints_json: JSON lines on standard output.
+        writes_sidecars: a .txt beside each photo; `overwrites` lets it replace one that is there.
+    """
+
+    paths: tuple[str, ...]
+    options: CaptionOptions
+    output: Path | None = None
+    prints_json: bool = False
+    writes_sidecars: bool = False
+    overwrites: bool = False
+
+    def run(self, settings: Settings) -> int:
+        """Captions what is left to do; the process's exit status.
+
+        Raises:
+            NoSuchPhotoError, OutputError, CheckpointError, ServiceError, OSError: nothing could be started.
+        """
+        photos = find_photos(self.paths)
+        with ExitStack() as stack:
+            outputs = self._outputs(stack)
+            to_do, skipped = split_done(photos, outputs)
+            listener = stack.enter_context(_progress(len(to_do)))
+            clashing = shared_sidecars(photos) if self.writes_sidecars else {}
+            for photo, owner in clashing.items():
+                listener.failed(photo, f"its sidecar would be that of {owner}; rename one of them")
+            wanted = [photo for photo in to_do if photo not in clashing]
+            model = load_served_model(settings.checkpoint, device=settings.device)
+            model.check_asked_for(self.options.model)
+            return self._caption(
+                wanted, model, settings=settings, outputs=outputs, listener=listener, skipped=skipped
+            )
+
+    def _outputs(self, stack: ExitStack) -> list[Output]:
+        outputs: list[Output] = []
+        if self.output is not None:
+            outputs.append(JsonLinesFile(self.output))
+        if self.writes_sidecars:
+            outputs.append(Sidecars(replaces=self.overwrites))
+        if self.prints_json:
+            outputs.append(JsonLines(sys.stdout))
+        outputs = outputs or [HumanLines(sys.stdout)]
+        for output in outputs:
+            stack.callback(output.close)
+        return outputs
+
+    def _caption(
+        self,
+        photos: Sequence[Path],
+        model: ServedModel,
+        *,
+        settings: Settings,
+        outputs: Sequence[Output],
+        listener: "_ProgressListener",
+        skipped: int,
+    ) -> int:
+        engine = Engine(model.captioner)
+        files = FileCaptioning(
+            engine,
+            model,
+            limits=ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+            decode_threads=settings.decode_threads,
+            outputs=outputs,
+            listener=listener,
+        )
+        engine.start()
+        interrupted = False
+        try:
+            files.run(photos, self.options)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            engine.stop(drain_s=0)
+        return _end(files, listener, skipped=skipped, interrupted=interrupted)
+
+
+def _end(files: FileCaptioning, listener: "_ProgressListener", *, skipped: int, interrupted: bool) -> int:
+    tally = files.tally
+    rate = tally.done / tally.seconds if tally.seconds else 0.0
+    listener.say(
+        f"captioned {tally.done}, already done {skipped}, failed {listener.num_failed} "
+        f"in {tally.seconds:.1f} s ({rate:.1f} images/s)"
+    )
+    if interrupted:
+        listener.say("stopped; the same command goes on from here")
+        return INTERRUPTED
+    return SOME_FAILED if listener.num_failed else os.EX_OK
+
+
+class _ProgressListener:
+    """Shows the bar and says on stderr what failed."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self.progress = progress
+        self.task = task
+        self.num_failed = 0
+
+    def failed(self, photo: Path, reason: str) -> None:
+        self.num_failed += 1
+        self.say(f"{photo}: {reason}")
+
+    def advanced(self) -> None:
+        self.progress.advance(self.task)
+
+    def say(self, text: str) -> None:
+        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[_ProgressListener]:
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("captioning"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),  # else what is piped away would be drawn above the bar
+    ) as progress:
+        yield _ProgressListener(progress, progress.add_task("captioning", total=total))

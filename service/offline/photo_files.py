@@ -1,0 +1,59 @@
+"""Which photos a command line names."""
+
+import glob
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+EXTENSIONS = frozenset(
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".jp2",
+        ".j2k",
+    }
+)
+"""What is taken from a folder; a file named by itself is read whatever its name."""
+
+
+class NoSuchPhotoError(ValueError):
+    """A path that names nothing; the message says which."""
+
+
+def find_photos(arguments: Iterable[str]) -> list[Path]:
+    """The photos in files, folders (with subfolders) and glob patterns; sorted in each folder, each one once.
+
+    Raises:
+        NoSuchPhotoError: an argument names nothing.
+    """
+    found = dict.fromkeys(path for argument in arguments for path in _expand(argument))
+    return list(found)
+
+
+def _expand(argument: str) -> Iterator[Path]:
+    path = Path(argument)
+    if path.is_dir():
+        yield from _photos_below(path)
+    elif path.exists():
+        yield path
+    else:
+        matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - patterns may be absolute
+        if not matches:
+            raise NoSuchPhotoError(f"there is no file, folder or match for {argument!r}; check the path")
+        for match in matches:
+            yield from _expand(match) if Path(match).is_dir() else (Path(match),)
+
+
+def _photos_below(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in EXTENSIONS and not hidden and path.is_file():
+            yield path

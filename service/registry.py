@@ -1,0 +1,91 @@
+"""The model versions that this service answers with."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from models.captioner import Captioner
+from models.checkpoint import (
+    CARD_FILE,
+    DEFAULT_CHECKPOINT,
+    WEIGHTS_FILE,
+    Manifest,
+    load_captioner,
+    read_manifest,
+)
+from service.errors import ModelNotFoundError
+
+
+class DeviceError(ValueError):
+    """A device that does not exist here; the message says what to set."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A loaded captioner and what answers say of it."""
+
+    captioner: Captioner
+    manifest: Manifest
+    card: str
+    created: datetime
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    @property
+    def id(self) -> str:
+        """Name and version in one word, as the model list gives it."""
+        return f"{self.name}:{self.version}"
+
+    def check_asked_for(self, wanted: str | None) -> None:
+        """Holds a request's `model` to the model that answers; name, version, both, or nothing name it."""
+        if wanted not in (None, self.name, self.version, self.id):
+            raise ModelNotFoundError(f"there is no model {wanted!r}; this service has {self.id}")
+
+
+def load_served_model(checkpoint: Path | None, *, device: str) -> ServedModel:
+    """Loads a checkpoint folder, or the model that comes along.
+
+    Raises:
+        CheckpointError: as models.checkpoint.load_captioner.
+        DeviceError: as resolve_device.
+    """
+    folder = checkpoint or DEFAULT_CHECKPOINT
+    captioner = load_captioner(folder, device=resolve_device(device))
+    card = folder / CARD_FILE
+    return ServedModel(
+        captioner=captioner,
+        manifest=read_manifest(folder),
+        card=card.read_text() if card.is_file() else "",
+        created=datetime.fromtimestamp((folder / WEIGHTS_FILE).stat().st_mtime, UTC),
+    )
+
+
+def resolve_device(name: str) -> str:
+    """Torch's device for a setting; "auto" takes the best there is.
+
+    Raises:
+        DeviceError: there is no such device here.
+    """
+    if name != "auto":
+        return _checked_device(name)
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _checked_device(name: str) -> str:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(
+            f"SEMICAP_DEVICE is {name!r}, which is not here; use auto, cpu, cuda, cuda:1 or mps"
+        ) from error
+    return name

@@ -1,0 +1,110 @@
+"""`semicap serve`: uvicorn in this process, ended gracefully by a signal, at once by a second Ctrl-C."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from service.api.app import create_app
+from service.lifecycle import Lifecycle
+from service.registry import ServedModel
+from service.settings import Settings
+
+REFUSING_S = 0.3
+"""Seconds between refusing requests and closing connections, so that requests already sent get a 503."""
+
+_BACKLOG = 2048
+_KEEP_ALIVE_S = 5
+_INTERRUPTED = 130
+
+log = structlog.stdlib.get_logger("semicap.server")
+
+
+class PortError(OSError):
+    """The address cannot be listened on; the message says why and what to do."""
+
+
+class GracefulServer(uvicorn.Server):
+    """Refuses new requests from the signal on, answers those in flight, and ends with status 0."""
+
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+        super().__init__(config)
+        self.lifecycle = lifecycle
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, without raising the signal again at the end, which would hide the exit status."""
+        previous = {
+            number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and sig == signal.SIGINT:
+            os._exit(_INTERRUPTED)
+        self.lifecycle.stop()
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self.lifecycle.fatal_error is not None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("stopping", drain_s=self.config.timeout_graceful_shutdown)
+        self.lifecycle.stop()
+        await asyncio.sleep(REFUSING_S)
+        await super().shutdown(sockets)
+
+
+def run_server(settings: Settings, model: ServedModel) -> int:
+    """Serves until a signal comes; the process's exit status.
+
+    Raises:
+        PortError: the address is taken or not ours.
+    """
+    lifecycle = Lifecycle()
+    listener = _listen(settings.host, settings.port)
+    server = GracefulServer(_config(create_app(settings, model, lifecycle=lifecycle), settings), lifecycle)
+    host, port = listener.getsockname()[:2]
+    log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", model=model.id)
+    server.run(sockets=[listener])
+    if lifecycle.fatal_error is not None:
+        log.error("engine_died", error=repr(lifecycle.fatal_error))
+        return 1
+    return 0 if server.started else 1
+
+
+def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",
+        loop="asyncio",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise PortError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; "
+            "choose another address with --host and --port (SEMICAP_HOST, SEMICAP_PORT)"
+        ) from error

@@ -1,0 +1,86 @@
+"""Every setting of the service, read from the environment (SEMICAP_...)."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import CommandError
+
+MEBIBYTE = 1024 * 1024
+MEGAPIXEL = 1_000_000
+PILLOW_BOMB_LIMIT = 178_956_970
+"""Pixels above which Pillow itself refuses to open an image."""
+
+
+class Settings(BaseSettings):
+    """What an operator can change; each field is an environment variable with the prefix SEMICAP_."""
+
+    model_config = SettingsConfigDict(env_prefix="SEMICAP_", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 lets the system choose.")
+    data_dir: Path = Field(Path("semicap-data"), description="Folder for everything the service stores.")
+    checkpoint: Path | None = Field(
+        None, description="Checkpoint folder of the model that answers; unset means the one that comes along."
+    )
+    device: str = Field("auto", description="Where the model runs: auto, cpu, cuda, cuda:1, mps.")
+
+    max_images_per_request: int = Field(64, ge=1, le=1024, description="Images in one request.")
+    max_image_bytes: int = Field(20 * MEBIBYTE, ge=1, description="Bytes of one encoded image.")
+    max_image_pixels: int = Field(
+        50 * MEGAPIXEL,
+        ge=1,
+        le=PILLOW_BOMB_LIMIT,
+        description="Pixels (width x height) of one image, checked before decoding, which takes up to "
+        "10 bytes of memory for each pixel in each decode thread.",
+    )
+    max_request_bytes: int = Field(50 * MEBIBYTE, ge=1, description="Bytes of one request body.")
+    max_body_bytes_in_flight: int = Field(
+        512 * MEBIBYTE, ge=1, description="Bytes of all request bodies in flight; beyond it requests get 429."
+    )
+
+    max_queued_images: int = Field(
+        256,
+        ge=1,
+        description="Images waiting for the engine or in it, a request counts as one until its body is read; "
+        "beyond it requests get 429.",
+    )
+    retry_after_s: float = Field(1.0, ge=0, description="Seconds that a 429 asks a client to wait.")
+    body_timeout_s: float = Field(60.0, gt=0, description="Seconds in which a request body has to arrive.")
+    deadline_s: float = Field(
+        60.0, gt=0, description="Seconds from the whole body to the answer; beyond it the answer is 504."
+    )
+    drain_s: float = Field(30.0, ge=0, description="Seconds that requests get to finish on SIGTERM.")
+    decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode images.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="Log lines as JSON or for a person; auto is console on a terminal, else JSON."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.max_images_per_request > self.max_queued_images:
+            raise ValueError(
+                f"max_images_per_request ({self.max_images_per_request}) is above max_queued_images "
+                f"({self.max_queued_images}): such a request could never be taken"
+            )
+        return self
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """The settings of the environment, with the flags that were given.
+
+    Raises:
+        CommandError: naming the first one that is wrong.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = (
+            "SEMICAP_" + "_".join(str(part) for part in first["loc"]).upper() if first["loc"] else "settings"
+        )
+        raise CommandError(f"{name}: {first['msg']}; it is {first['input']!r}") from error

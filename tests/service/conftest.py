@@ -1,0 +1,49 @@
+"""The real application around a tiny real model."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, cast
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.api.app import create_app
+from service.api.dependencies import Parts
+from service.registry import ServedModel
+from service.settings import Settings
+
+MakeClient = Callable[..., TestClient]
+
+
+@pytest.fixture(scope="session")
+def make_client(tiny_model: ServedModel) -> Iterator[MakeClient]:
+    """Starts an application with the given settings; it stops at the end of the session."""
+    with ExitStack() as stack:
+
+        def make(**settings: Any) -> TestClient:
+            return stack.enter_context(TestClient(create_app(Settings(**settings), tiny_model)))
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def client(make_client: MakeClient) -> TestClient:
+    """One application with the default settings for all tests that leave it as it was."""
+    return make_client()
+
+
+def parts_of(client: TestClient) -> Parts:
+    """The parts of the application behind a client."""
+    return cast(Parts, client.app_state["parts"])
+
+
+def captions_scope(client: TestClient) -> dict[str, Any]:
+    """What an ASGI server hands over for POST /v1/captions with a JPEG as its body."""
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/captions",
+        "query_string": b"",
+        "headers": [(b"content-type", b"image/jpeg")],
+        "state": dict(client.app_state),
+    }

@@ -1,0 +1,181 @@
+"""`semicap caption`: every output can be gone on with, a bad file costs only itself, no text is lost."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.engine.options import CaptionOptions
+from service.offline.command import CaptionCommand
+from service.offline.outputs import OutputError
+from service.offline.photo_files import NoSuchPhotoError, find_photos
+from service.settings import Settings
+from tests.service import pictures
+
+GREEDY = CaptionOptions(strategy="greedy")
+
+
+@pytest.fixture
+def settings(tiny_checkpoint: Path) -> Settings:
+    return Settings(checkpoint=tiny_checkpoint)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five photos, one of them in a subfolder."""
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    for index, photo in enumerate(pictures.photos(4)):
+        (tmp_path / "photos" / f"{index}.jpg").write_bytes(photo)
+    (tmp_path / "photos" / "more" / "4.PNG").write_bytes(pictures.encoded(pictures.cat(), "PNG"))
+    return tmp_path / "photos"
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_folder_is_captioned_to_readable_lines(
+    folder: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert CaptionCommand((str(folder),), GREEDY).run(settings) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 5
+    assert "CLIPScore" in captured.out
+    assert "captioned 5" in captured.err
+
+
+def test_json_lines_name_file_captions_and_model(
+    folder: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        CaptionCommand((str(folder / "0.jpg"),), CaptionOptions(num_captions=2), prints_json=True).run(
+            settings
+        )
+        == 0
+    )
+    (record,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert record["file_name"] == str(folder / "0.jpg")
+    assert len(record["captions"]) == 2
+    assert record["model"]["name"] == "tiny"
+    assert record["image"]["format"] == "JPEG"
+    assert record["date"].endswith("+00:00")
+
+
+def test_second_run_does_only_what_is_left(
+    folder: Path, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "captions.jsonl"
+    first = CaptionCommand((str(folder / "0.jpg"), str(folder / "1.jpg")), GREEDY, output=output)
+    assert first.run(settings) == 0
+    before = output.read_text()
+    assert CaptionCommand((str(folder),), GREEDY, output=output).run(settings) == 0
+    assert "captioned 3, already done 2" in capsys.readouterr().err
+    assert output.read_text().startswith(before)
+    assert len({line["file_name"] for line in lines(output)}) == len(lines(output)) == 5
+
+
+def test_torn_last_line_is_healed(folder: Path, settings: Settings, tmp_path: Path) -> None:
+    output = tmp_path / "captions.jsonl"
+    command = CaptionCommand((str(folder),), GREEDY, output=output)
+    command.run(settings)
+    whole = {str(line["file_name"]): line["captions"] for line in lines(output)}
+    output.write_text(output.read_text()[:-30])
+    assert command.run(settings) == 0
+    assert {str(line["file_name"]): line["captions"] for line in lines(output)} == whole
+
+
+def test_output_that_is_something_else_is_refused(folder: Path, settings: Settings, tmp_path: Path) -> None:
+    output = tmp_path / "notes.jsonl"
+    output.write_text("dear diary\n")
+    with pytest.raises(OutputError, match="line 1"):
+        CaptionCommand((str(folder),), GREEDY, output=output).run(settings)
+    assert output.read_text() == "dear diary\n"
+
+
+def test_sidecars_are_written_and_a_human_text_is_kept(folder: Path, settings: Settings) -> None:
+    (folder / "1.txt").write_text("my own words")
+    assert CaptionCommand((str(folder),), GREEDY, writes_sidecars=True).run(settings) == 0
+    assert (folder / "1.txt").read_text() == "my own words"
+    assert (folder / "0.txt").read_text().strip()
+    assert (folder / "more" / "4.txt").exists()
+    assert sorted(path.name for path in folder.iterdir() if path.suffix not in {".jpg", ".txt"}) == ["more"]
+
+
+def test_overwrite_replaces_sidecars(folder: Path, settings: Settings) -> None:
+    (folder / "1.txt").write_text("my own words")
+    CaptionCommand((str(folder),), GREEDY, writes_sidecars=True, overwrites=True).run(settings)
+    assert (folder / "1.txt").read_text() != "my own words"
+
+
+def test_two_outputs_are_completed_each_for_itself(folder: Path, settings: Settings, tmp_path: Path) -> None:
+    output = tmp_path / "captions.jsonl"
+    CaptionCommand((str(folder),), GREEDY, output=output).run(settings)
+    (folder / "2.txt").write_text("kept")
+    assert CaptionCommand((str(folder),), GREEDY, output=output, writes_sidecars=True).run(settings) == 0
+    assert len(lines(output)) == 5
+    assert (folder / "0.txt").read_text().strip()
+    assert (folder / "2.txt").read_text() == "kept"
+
+
+def test_photos_that_would_share_a_sidecar_are_reported(
+    folder: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "0.png").write_bytes(pictures.encoded(pictures.cat(), "PNG"))
+    assert CaptionCommand((str(folder),), GREEDY, writes_sidecars=True).run(settings) == 1
+    assert "0.png: its sidecar would be that of" in capsys.readouterr().err
+
+
+def test_bad_files_are_reported_counted_and_tried_again(
+    folder: Path, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "captions.jsonl"
+    (folder / "bad.jpg").write_bytes(pictures.truncated_jpeg(pictures.cat()))
+    (folder / "text.png").write_text("not a picture")
+    command = CaptionCommand((str(folder),), GREEDY, output=output)
+    for done in (5, 0):
+        assert command.run(settings) == 1
+        captured = capsys.readouterr().err
+        assert "bad.jpg: the JPEG image is truncated" in captured
+        assert "text.png: the file is none of the formats" in captured
+        assert f"captioned {done}" in captured
+        assert "failed 2" in captured
+    assert len(lines(output)) == 5
+
+
+def test_paths_are_found_once_and_in_order(folder: Path) -> None:
+    names = [path.name for path in find_photos([str(folder), str(folder / "0.jpg"), str(folder / "*.jpg")])]
+    assert names == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.PNG"]
+    assert [path.name for path in find_photos([str(folder / "**" / "*.PNG")])] == ["4.PNG"]
+
+
+def test_folder_leaves_out_hidden_files_and_other_kinds(folder: Path) -> None:
+    (folder / ".thumbs").mkdir()
+    (folder / ".thumbs" / "0.jpg").write_bytes(b"x")
+    (folder / "notes.txt").write_text("x")
+    assert len(find_photos([str(folder)])) == 5
+
+
+def test_path_that_names_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(NoSuchPhotoError, match="nowhere"):
+        find_photos([str(tmp_path / "nowhere")])
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on_where_it_was(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for index, photo in enumerate(pictures.photos(120, edge=400)):
+        (tmp_path / f"{index:03}.jpg").write_bytes(photo)
+    output = tmp_path / "out.jsonl"
+    command = [sys.executable, "-m", "service.cli", "caption", str(tmp_path), "--output", str(output)]
+    command += ["--checkpoint", str(tiny_checkpoint), "--strategy", "greedy"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while not output.exists() or output.stat().st_size < 2000:
+            assert process.poll() is None
+        process.kill()
+    first = output.read_bytes().count(b"\n")
+    assert 0 < first < 120
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0
+    assert "already done" in finished.stderr
+    assert len({line["file_name"] for line in lines(output)}) == len(lines(output)) == 120

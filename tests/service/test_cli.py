@@ -1,0 +1,115 @@
+"""The command line: fast help, one flag for each option, errors in one line."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from service.cli import main
+from service.engine.options import CaptionOptions
+from tests.service import pictures
+
+Semicap = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def semicap(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Semicap:
+    """Runs a command line; exit status, standard output, standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["semicap", *arguments])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def test_help_lists_the_commands_without_loading_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['semicap', '--help']; from service.cli import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0
+    for command in ("serve", "caption", "train", "evaluate", "version"):
+        assert command in finished.stdout
+    assert finished.stdout.endswith("False\n")
+
+
+def test_caption_has_a_flag_for_every_option(semicap: Semicap) -> None:
+    _, text, _ = semicap("caption", "--help")
+    assert [
+        field.name for field in fields(CaptionOptions) if f"--{field.name.replace('_', '-')} " not in text
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (("caption", "/no/such/photo.jpg"), {}, "there is no file, folder or match"),
+        (("caption", "/no", "--num-beams", "99"), {}, "num_beams is 99; it must be between 1 and 16"),
+        (("caption", "/", "--num-beams", "x"), {}, "--num-beams"),
+        (("caption", "/", "--num-beam", "3"), {}, "--num-beams"),
+        (("caption",), {}, "Missing argument"),
+        (("caption", __file__, "--checkpoint", "/no/such/model"), {}, "is not a checkpoint"),
+        (("caption", __file__, "--model", "other"), {}, "there is no model 'other'"),
+        (("serve", "--checkpoint", "/no/such/model"), {}, "is not a checkpoint"),
+        (("serve",), {"SEMICAP_PORT": "70000"}, "SEMICAP_PORT"),
+        (("serve",), {"SEMICAP_MAX_QUEUED_IMAGES": "3"}, "max_images_per_request (64) is above"),
+        (("serve",), {"SEMICAP_DEVICE": "abacus"}, "abacus"),
+        (("sing",), {}, "sing"),
+    ],
+)
+def test_error_is_one_line_that_says_what_to_do(
+    semicap: Semicap,
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    said: str,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.log.configure_logging", lambda **_: None)
+    for name, value in {"SEMICAP_CHECKPOINT": str(tiny_checkpoint), **environment}.items():
+        monkeypatch.setenv(name, value)
+    status, out, err = semicap(*arguments)
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert said in err
+
+
+def test_port_that_is_taken_is_one_line(
+    semicap: Semicap, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.log.configure_logging", lambda **_: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        status, _, err = semicap("serve", "--port", port, "--checkpoint", str(tiny_checkpoint))
+    assert status == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_photo_is_captioned_from_the_command_line(
+    semicap: Semicap, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    photo = tmp_path / "cat.png"
+    photo.write_bytes(pictures.encoded(pictures.cat(), "PNG"))
+    status, out, _ = semicap(
+        "caption", str(photo), "--json", "--strategy", "greedy", "--checkpoint", str(tiny_checkpoint)
+    )
+    assert status == 0
+    assert json.loads(out)["captions"][0]["text"]
+
+
+def test_train_and_evaluate_are_the_training_packages_commands(semicap: Semicap) -> None:
+    assert "supervised" in semicap("train", "--help")[1]
+    assert "CHECKPOINT" in semicap("evaluate", "--help")[1]

@@ -1,0 +1,165 @@
+"""Request ids, limits on bodies, refusal while stopping, and failures that show nothing of the inside."""
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import pytest
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from service.api.app import create_app
+from service.api.middleware import BodyBudget, RequestContextMiddleware
+from service.errors import QueueFullError
+from service.lifecycle import Lifecycle
+from service.log import configure_logging
+from service.metrics import Metrics
+from service.registry import ServedModel
+from service.settings import Settings
+from tests.service import pictures
+from tests.service.conftest import MakeClient, captions_scope, parts_of
+
+JPEG = {"Content-Type": "image/jpeg"}
+
+
+def test_request_id_is_taken_and_returned(client: TestClient) -> None:
+    response = client.get("/health/live", headers={"X-Request-ID": "order-66.a_b:c"})
+    assert response.headers["X-Request-ID"] == "order-66.a_b:c"
+
+
+@pytest.mark.parametrize("given", ["", "has space", "x" * 129, 'quote"', "tab\there"])
+def test_unfit_request_id_is_replaced(client: TestClient, given: str) -> None:
+    returned = client.get("/health/live", headers={"X-Request-ID": given}).headers["X-Request-ID"]
+    assert len(returned) == 32
+    assert returned != client.get("/health/live").headers["X-Request-ID"]
+
+
+def test_problems_carry_the_request_id_too(client: TestClient) -> None:
+    assert client.get("/nowhere", headers={"X-Request-ID": "abc"}).headers["X-Request-ID"] == "abc"
+
+
+def test_failing_code_answers_500_without_internals_and_logs_the_reason() -> None:
+    async def fail(request: Request) -> PlainTextResponse:
+        raise RuntimeError("the secret path /srv/keys")
+
+    app = Starlette(routes=[Route("/fail", fail)])
+    app.add_middleware(RequestContextMiddleware, metrics=Metrics())
+    with structlog.testing.capture_logs() as logged:
+        response = TestClient(app).get("/fail", headers={"X-Request-ID": "abc"})
+    assert response.status_code == 500
+    assert response.json()["type"] == "urn:semicap:problem:internal-error"
+    assert "secret" not in response.text
+    assert response.headers["X-Request-ID"] == "abc"
+    failures = [line for line in logged if line["event"] == "request_failed"]
+    assert failures
+    assert failures[0]["log_level"] == "error"
+
+
+def test_each_request_is_logged_with_route_status_and_time(client: TestClient) -> None:
+    with structlog.testing.capture_logs() as logged:
+        client.get("/v1/models/nothing")
+    (line,) = [line for line in logged if line["event"] == "request"]
+    assert (line["route"], line["status"]) == ("/v1/models/{model}", 404)
+    assert line["duration_ms"] >= 0
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_body_over_the_limit_is_413_and_under_it_is_read(make_client: MakeClient, chunked: bool) -> None:
+    client = make_client(max_request_bytes=100_000)
+    photo = pictures.encoded(pictures.cat(), "JPEG")
+
+    def post(data: bytes) -> Any:
+        content = iter([data[:5000], data[5000:]]) if chunked else data
+        return client.post("/v1/captions", content=content, headers=JPEG)
+
+    assert post(photo + bytes(100_001 - len(photo))).status_code == 413
+    assert post(photo + bytes(100_000 - len(photo))).status_code == 200
+
+
+def test_bodies_of_all_requests_share_one_budget() -> None:
+    budget = BodyBudget(limit_bytes=100, retry_after_s=2)
+    budget.take(60)
+    with pytest.raises(QueueFullError) as caught:
+        budget.take(41)
+    assert caught.value.retry_after_s == 2
+    budget.give_back(60)
+    budget.take(100)
+
+
+def test_budget_is_given_back_after_answers_of_every_kind(make_client: MakeClient) -> None:
+    client = make_client(max_request_bytes=30_000, max_body_bytes_in_flight=30_000)
+    for _ in range(3):
+        assert client.post("/v1/captions", content=bytes(25_000), headers=JPEG).status_code == 415
+        assert client.post("/v1/captions", content=iter([bytes(20_000)] * 2), headers=JPEG).status_code == 413
+
+
+def test_body_beyond_the_budget_gets_429(make_client: MakeClient) -> None:
+    client = make_client(max_body_bytes_in_flight=1000)
+    response = client.post("/v1/captions", content=bytes(2000), headers=JPEG)
+    assert response.status_code == 429
+    assert response.headers["Retry-After"] == "1"
+
+
+def test_stopping_service_refuses_requests_and_closes_but_stays_observable(tiny_model: ServedModel) -> None:
+    lifecycle = Lifecycle()
+    with TestClient(create_app(Settings(), tiny_model, lifecycle=lifecycle)) as client:
+        lifecycle.stop()
+        refused = client.post("/v1/captions", content=b"x", headers=JPEG)
+        assert (refused.status_code, refused.headers["Connection"]) == (503, "close")
+        assert refused.json()["type"] == "urn:semicap:problem:stopping"
+        assert client.get("/health/live").status_code == 200
+        assert client.get("/health/ready").status_code == 503
+        assert client.get("/metrics").status_code == 200
+
+
+def test_unknown_path_and_wrong_method_are_problems(client: TestClient) -> None:
+    assert client.get("/v1/nothing").json()["type"] == "urn:semicap:problem:not-found"
+    wrong = client.get("/v1/captions")
+    assert (wrong.status_code, wrong.headers["Allow"]) == (405, "POST")
+    assert wrong.json()["type"] == "urn:semicap:problem:method-not-allowed"
+
+
+def test_slow_body_gets_408(make_client: MakeClient) -> None:
+    client = make_client(body_timeout_s=0.05)
+    sent: list[Any] = []
+
+    async def post_half() -> None:
+        async def receive() -> Any:
+            if not sent:
+                sent.append("half")
+                return {"type": "http.request", "body": b"half", "more_body": True}
+            await asyncio.sleep(30)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await client.app(captions_scope(client), receive, send)
+
+    assert client.portal is not None
+    client.portal.call(post_half)
+    assert sent[1]["status"] == 408
+    assert json.loads(sent[2]["body"])["type"].endswith(":request-timeout")
+    assert parts_of(client).engine.depth == 0
+
+
+def test_log_lines_are_json_with_the_request_id(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = (root.handlers, root.level)
+    try:
+        configure_logging(level="info", format="json")
+        structlog.contextvars.bind_contextvars(request_id="r1")
+        structlog.stdlib.get_logger("semicap.test").info("something", count=3)
+        logging.getLogger("uvicorn.error").warning("plain %s", "line")
+        first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    finally:
+        root.handlers, root.level = before
+        logging.captureWarnings(False)
+        structlog.contextvars.clear_contextvars()
+        structlog.reset_defaults()
+    assert (first["event"], first["count"], first["request_id"]) == ("something", 3, "r1")
+    assert (second["event"], second["level"]) == ("plain line", "warning")
