@@ -44,6 +44,7 @@ lock: $(UV)  ## pin what pyproject.toml asks for, with hashes; UPGRADE=--upgrade
 default-model: $(INSTALLED)  ## train the default model again: DATA=folder of photos
 	@test -n "$(DATA)" || { echo "make default-model needs DATA=FOLDER, the photos to learn from" >&2; exit 2; }
 	$(BIN)/semicap train recipe training/recipes/default --data "$(DATA)" --out runs/default
+	rm -rf models/pretrained/default && cp -R runs/default/5-release/model models/pretrained/default
 
 clean:  ## remove .venv, caches and build output; runs/ and semicap-data/ stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,158 @@
+"""The loop's promises: exact resumption, whole states, a stop on the first loss that is not a number."""
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from tests.training.toy_stage import LOOP, OPTIM, ToyStage, run
+from training import state
+from training.journal import LOG
+from training.loop import RESULT, STATES, TrainingDivergedError, train
+from training.state import ResumeError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_killed_run_resumes_to_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
+    unbroken, _ = run(tmp_path / "unbroken", resume=False)
+    program = [sys.executable, "-m", "tests.training.toy_stage", str(tmp_path / "killed")]
+    with subprocess.Popen(program, cwd=ROOT) as process:
+        _wait_for_step(tmp_path / "killed", 7, process)
+        process.send_signal(signal.SIGKILL)
+    assert 0 < _last_step(tmp_path / "killed") < 20
+    resumed, result = run(tmp_path / "killed", resume=True)
+    assert result.step == 20
+    torch.testing.assert_close(resumed.weights(), unbroken.weights(), rtol=0, atol=1e-7)
+    assert _log(tmp_path / "killed") == _log(tmp_path / "unbroken")
+
+
+def test_run_stopped_by_ctrl_c_saves_and_resumes_exactly(tmp_path: Path) -> None:
+    unbroken, _ = run(tmp_path / "unbroken", resume=False)
+    stage = ToyStage()
+    original = stage.losses
+
+    def interrupted(*args: object, **kwargs: object) -> object:
+        if stage.calls == 17:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)  # type: ignore[arg-type]
+
+    stage.losses = interrupted  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        train(stage, optim=OPTIM, loop=LOOP, out=tmp_path / "cut", resume=False)
+    assert state.states(tmp_path / "cut" / STATES)[-1].name == "step-00000008"
+    resumed, _ = run(tmp_path / "cut", resume=True)
+    torch.testing.assert_close(resumed.weights(), unbroken.weights(), rtol=0, atol=1e-7)
+
+
+def test_training_lowers_the_loss_and_logs_every_step_once(tmp_path: Path) -> None:
+    _, result = run(tmp_path, resume=False)
+    steps = [line for line in _log(tmp_path) if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 21))
+    assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
+    assert (result.folder / "step").read_text() == "20"
+    assert result.figures["fit"] == pytest.approx(
+        [line for line in _log(tmp_path) if "evaluation" in line][-1]["evaluation"]["fit"], rel=1e-4
+    )
+
+
+def test_finished_run_resumed_again_keeps_its_result(tmp_path: Path) -> None:
+    first, _ = run(tmp_path, resume=False)
+    again, result = run(tmp_path, resume=True)
+    assert again.calls == 0
+    assert result.step == 20
+    assert torch.equal(first.weights(), again.weights())
+
+
+def test_second_start_without_resume_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, resume=False)
+    with pytest.raises(ResumeError, match="already holds a run; add --resume"):
+        run(tmp_path, resume=False)
+
+
+def test_state_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, resume=False)
+    stage = ToyStage()
+    stage.module[0] = torch.nn.Linear(3, 16, bias=False)
+    stage.module.append(torch.nn.Linear(1, 1))
+    with pytest.raises(ResumeError, match=r"2\.weight|3\.weight"):
+        train(stage, optim=OPTIM, loop=LOOP, out=tmp_path, resume=True)
+
+
+def test_nan_loss_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    stage = ToyStage()
+    stage.poisoned_at = 15
+    with pytest.raises(
+        TrainingDivergedError, match=r"loss is nan at step 7; the last good state is .*step-00000006"
+    ):
+        train(stage, optim=OPTIM, loop=LOOP, out=tmp_path, resume=False)
+    resumed, _ = run(tmp_path, resume=True)
+    unbroken, _ = run(tmp_path / "unbroken", resume=False)
+    torch.testing.assert_close(resumed.weights(), unbroken.weights(), rtol=0, atol=1e-7)
+
+
+def test_full_disk_leaves_the_older_state_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, saved = safetensors.torch.save_file, []
+
+    def full_after_two(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        real(tensors, path)
+        saved.append(path)
+        if len(saved) > 2:
+            path.write_bytes(path.read_bytes()[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(state, "save_file", full_after_two)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path, resume=False)
+    monkeypatch.undo()
+    assert [path.name for path in sorted((tmp_path / STATES).iterdir())] == ["step-00000003", "step-00000006"]
+    assert run(tmp_path, resume=True)[1].step == 20
+
+
+def test_only_the_newest_states_are_kept(tmp_path: Path) -> None:
+    run(tmp_path, resume=False)
+    assert [path.name for path in state.states(tmp_path / STATES)] == ["step-00000018", "step-00000020"]
+
+
+def test_best_evaluation_is_the_result_and_patience_ends_the_run(tmp_path: Path) -> None:
+    stage = ToyStage()
+    figures = iter([1.0, 3.0, 2.0, 2.5, 9.0])
+    stage.evaluate = lambda: {"fit": next(figures)}  # type: ignore[method-assign]
+    loop = replace(LOOP, evaluate_every=2, best_by="fit", patience=2)
+    result = train(stage, optim=OPTIM, loop=loop, out=tmp_path, resume=False)
+    assert result.step == 8
+    assert (tmp_path / RESULT / "step").read_text() == "4"
+
+
+def test_unknown_best_figure_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"best_by is 'cider'; the evaluation's figures are fit"):
+        train(ToyStage(), optim=OPTIM, loop=replace(LOOP, best_by="cider"), out=tmp_path, resume=False)
+
+
+def _wait_for_step(out: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while _last_step(out) < step:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "the run made no steps"
+        time.sleep(0.02)
+
+
+def _last_step(out: Path) -> int:
+    if not (out / LOG).is_file():
+        return 0
+    whole_lines = (out / LOG).read_text().split("\n")[:-1]
+    return max((json.loads(line)["step"] for line in whole_lines), default=0)
+
+
+def _log(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines]

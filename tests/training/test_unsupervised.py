@@ -1,0 +1,126 @@
+"""Stage 2 on eight photos without captions: similarity rises, the guards hold, CLIP stays."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.checkpoint import load_captioner, read_manifest
+from training.config import Places, SupervisedConfig, UnsupervisedConfig
+from training.data import Problems
+from training.supervised import run_supervised
+from training.toml_reader import TrainingConfigError, config_from
+from training.unsupervised import run_unsupervised
+
+SETTINGS: dict[str, Any] = {
+    "init": "start/checkpoint",
+    "replay_images": 4,
+    "captions_per_image": 2,
+    "stored_dtype": "float32",
+    "data": {"unlabelled": ["photos"], "views": ["original"], "workers": 1},
+    "reward": {"kl": 0.0, "replay": 0.0},
+    "rollout": {"samples": 8, "max_tokens": 6},
+    "optim": {"lr": 1e-2, "warmup_steps": 5, "weight_decay": 0.0},
+    "loop": {"epochs": 60, "batch_size": 8},
+}
+
+
+@pytest.mark.parametrize("estimator", ["gumbel-parallel", "gumbel-recurrent"])
+def test_similarity_of_sampled_captions_rises(places: Places, estimator: str) -> None:
+    run_unsupervised(_config(rollout={"estimator": estimator}), places, Problems(), resume=False)
+    similarity = _logged(places.out, "similarity")
+    assert _mean(similarity[-5:]) < _mean(similarity[:5]) - 0.1
+
+
+def test_clip_does_not_move_and_the_writers_do(places: Places) -> None:
+    result = run_unsupervised(_config(loop={"epochs": 3}), places, Problems(), resume=False)
+    before = load_captioner(places.run("start/checkpoint")).state_dict()
+    after = load_captioner(result.folder).state_dict()
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"mapping", "decoder"}
+    assert read_manifest(result.folder).provenance.stage == "unsupervised"
+
+
+def test_kl_starts_at_zero_and_a_heavy_one_holds_the_decoder_back(places: Places) -> None:
+    free = Places(places.data, places.run("free"))
+    run_unsupervised(_config(reward={"kl": 1e-6}, loop={"epochs": 20}), free, Problems(), resume=False)
+    run_unsupervised(_config(reward={"kl": 10.0}, loop={"epochs": 20}), places, Problems(), resume=False)
+    held = _logged(places.out, "kl")
+    assert held[0] == pytest.approx(0.0, abs=1e-5)
+    assert _mean(held[-5:]) < 0.2 * _mean(_logged(free.out, "kl")[-5:])
+
+
+def test_length_term_shortens_captions(places: Places) -> None:
+    reward = {"similarity": 0.0, "length": 20.0, "target_length": 2.0}
+    run_unsupervised(_config(reward=reward, loop={"epochs": 60}), places, Problems(), resume=False)
+    tokens = _logged(places.out, "tokens")
+    assert _mean(tokens[:3]) > 5
+    assert _mean(tokens[-5:]) < 3.5
+
+
+def test_replay_keeps_learning_the_labelled_pairs(places: Places) -> None:
+    config = _config(data={"labelled": ["photos"]}, reward={"replay": 1.0, "similarity": 0.1})
+    run_unsupervised(config, places, Problems(), resume=False)
+    replay = _logged(places.out, "replay")
+    assert _mean(replay[-5:]) < 0.5 * _mean(replay[:3])
+
+
+def test_contrastive_reward_is_logged_and_lowers_its_loss(places: Places) -> None:
+    config = _config(reward={"similarity": 0.0, "contrastive": 1.0, "contrastive_temperature": 0.05})
+    run_unsupervised(config, places, Problems(), resume=False)
+    contrastive = _logged(places.out, "contrastive")
+    assert _mean(contrastive[-5:]) < _mean(contrastive[:5])
+
+
+def test_stages_can_follow_each_other_either_way(places: Places) -> None:
+    second = run_unsupervised(
+        _config(loop={"epochs": 1}), Places(places.data, places.run("second")), Problems(), resume=False
+    )
+    first_again = config_from(
+        SupervisedConfig,
+        {"init": "second/model", "data": {"labelled": ["photos"]}, "loop": {"epochs": 1, "batch_size": 8}},
+    )
+    result = run_supervised(first_again, places, Problems(), resume=False)
+    assert read_manifest(result.folder).provenance.parent == read_manifest(second.folder).version
+
+
+def test_resumed_run_keeps_the_first_checkpoint_as_its_reference(places: Places) -> None:
+    config = _config(reward={"kl": 0.1}, loop={"epochs": 8, "save_every": 4})
+    unbroken = run_unsupervised(config, Places(places.data, places.run("unbroken")), Problems(), resume=False)
+    run_unsupervised(
+        _config(reward={"kl": 0.1}, loop={"epochs": 8, "save_every": 4}), places, Problems(), resume=False
+    )
+    for folder in sorted((places.out / "states").iterdir())[1:]:
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    resumed = run_unsupervised(config, places, Problems(), resume=True)
+    expected, actual = (
+        load_captioner(unbroken.folder).state_dict(),
+        load_captioner(resumed.folder).state_dict(),
+    )
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=0, atol=1e-6)
+
+
+def test_captions_longer_than_clip_reads_are_refused_before_training(places: Places) -> None:
+    with pytest.raises(TrainingConfigError, match="CLIP's text tower reads 30 words"):
+        run_unsupervised(_config(rollout={"max_tokens": 31}), places, Problems(), resume=False)
+
+
+def _config(**changes: Any) -> UnsupervisedConfig:
+    merged = dict(SETTINGS)
+    for name, value in changes.items():
+        merged[name] = {**merged.get(name, {}), **value} if isinstance(value, dict) else value
+    return config_from(UnsupervisedConfig, merged)
+
+
+def _logged(out: Path, name: str) -> list[float]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,159 @@
+"""semicap train and semicap evaluate."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from models.checkpoint import CheckpointError
+from models.clip import ClipError
+from models.config import ConfigError
+from models.generation import GenerationOptions, OptionError
+from training.config import STAGES, Places
+from training.data import DataError
+from training.evaluate import evaluate_checkpoint
+from training.loop import TrainingDivergedError
+from training.run import read_step, run_recipe, run_step
+from training.state import ResumeError
+from training.toml_reader import TrainingConfigError, setting_lines
+
+EXPECTED_ERRORS = (
+    TrainingConfigError,
+    DataError,
+    ResumeError,
+    TrainingDivergedError,
+    CheckpointError,
+    ClipError,
+    ConfigError,
+    OptionError,
+    OSError,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="settings of the step")]
+DataRoot = Annotated[Path, typer.Option("--data", metavar="ROOT", help="folder the data paths start from")]
+OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="folder of this run")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="e.g. optim.lr=1e-4")]
+Resume = Annotated[bool, typer.Option("--resume", help="go on with the run in --out")]
+
+train_app = typer.Typer(help="Train a vocabulary, a small CLIP, or a captioner.", no_args_is_help=True)
+
+
+@train_app.command("tokenizer")
+def train_tokenizer(
+    config: ConfigFile, data: DataRoot, out: OutFolder, overrides: Overrides = None, resume: Resume = False
+) -> None:
+    """Learn a small vocabulary in CLIP's format from captions."""
+    _train("tokenizer", config, Places(data, out), overrides or [], resume=resume)
+
+
+@train_app.command("contrastive")
+def train_contrastive(
+    config: ConfigFile, data: DataRoot, out: OutFolder, overrides: Overrides = None, resume: Resume = False
+) -> None:
+    """Train a small CLIP on labelled photos."""
+    _train("contrastive", config, Places(data, out), overrides or [], resume=resume)
+
+
+@train_app.command("supervised")
+def train_supervised(
+    config: ConfigFile, data: DataRoot, out: OutFolder, overrides: Overrides = None, resume: Resume = False
+) -> None:
+    """Stage 1: learn to caption from labelled photos."""
+    _train("supervised", config, Places(data, out), overrides or [], resume=resume)
+
+
+@train_app.command("unsupervised")
+def train_unsupervised(
+    config: ConfigFile, data: DataRoot, out: OutFolder, overrides: Overrides = None, resume: Resume = False
+) -> None:
+    """Stage 2: go on from unlabelled photos, by CLIP similarity."""
+    _train("unsupervised", config, Places(data, out), overrides or [], resume=resume)
+
+
+@train_app.command("recipe")
+def train_recipe(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder of numbered .toml files")],
+    data: DataRoot,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="folder that gets one run for each file")],
+) -> None:
+    """Run the steps of a recipe in order; a second start goes on where the first was cut."""
+    with _errors_in_one_line():
+        results = run_recipe(folder, data=data, out=out)
+        Console().print(f"recipe finished: {results[-1]}", highlight=False, soft_wrap=True)
+
+
+@train_app.command("settings")
+def show_settings(stage: Annotated[str, typer.Argument(help=", ".join(STAGES))]) -> None:
+    """List every setting of a stage with its default and meaning."""
+    with _errors_in_one_line():
+        if stage not in STAGES:
+            raise TrainingConfigError("stage", [f"{stage!r} is not one of {', '.join(STAGES)}"])
+        table = Table("setting", "default", "meaning", box=None)
+        for line in setting_lines(STAGES[stage]):
+            table.add_row(line.key, str(line.default), line.doc)
+        Console().print(table, highlight=False, markup=False)
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="folder of a trained model")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="folder with photos and metadata.jsonl")],
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the report")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="photos used, the first ones; 0: all")] = 0,
+    num_beams: Annotated[int, typer.Option(min=1, max=16, help="1: greedy")] = 4,
+    max_tokens: Annotated[int, typer.Option(min=1, max=256, help="longest caption in tokens")] = 30,
+    length_penalty: Annotated[float, typer.Option(help="above 0 favours long captions")] = 1.0,
+    second_scorer: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="another CLIP folder that judges too")
+    ] = None,
+    prompt: Annotated[str, typer.Option(help='text CLIP reads before each caption, "A photo depicts "')] = "",
+    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="keep CLIP features here")] = None,
+) -> None:
+    """Caption labelled photos and print CIDEr-D, BLEU, ROUGE-L, CLIPScore, retrieval and degeneration."""
+    with _errors_in_one_line(), tempfile.TemporaryDirectory() as scratch:
+        options = GenerationOptions(
+            strategy="beam" if num_beams > 1 else "greedy",
+            num_beams=num_beams,
+            max_tokens=max_tokens,
+            length_penalty=length_penalty,
+        )
+        report = evaluate_checkpoint(
+            checkpoint,
+            data,
+            options=options,
+            cache=cache or Path(scratch),
+            limit=limit,
+            second_scorer=second_scorer,
+            prompt=prompt,
+        )
+        Console().print(report.table())
+        if json_file is not None:
+            report.write(json_file)
+
+
+def _train(stage: str, config: Path, places: Places, overrides: list[str], *, resume: bool) -> None:
+    with _errors_in_one_line():
+        _, settings = read_step(config, overrides, expected=stage)
+        result = run_step(settings, places, resume=resume)
+        Console().print(f"{stage} finished: {result}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except EXPECTED_ERRORS as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        typer.echo("stopped; go on with --resume (a recipe goes on by itself)", err=True)
+        raise typer.Exit(130) from None
+
+
+app = typer.Typer(add_completion=False)
+app.add_typer(train_app, name="train")
+app.command("evaluate")(evaluate)

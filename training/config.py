@@ -1,0 +1,266 @@
+"""The settings of every training step: one frozen dataclass a step, one documented line a field."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from models.config import MappingConfig
+from training.toml_reader import part, setting
+
+# fmt: off
+# ruff: noqa: E501 - a field is one line with its unit and source; setting() and part() are dataclasses.field
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where images and captions are; every path is relative to the data root given with --data."""
+
+    labelled: tuple[str, ...] = setting((), "folders with metadata.jsonl whose captions are used")
+    unlabelled: tuple[str, ...] = setting((), "image folders used without captions (metadata.jsonl there is ignored)")
+    text: tuple[str, ...] = setting((), "jsonl files of captions without images (`text` in each line)")
+    validation: str = setting("", "labelled folder for evaluation, never trained on; empty: no evaluation")
+    max_labelled: int = setting(0, "labelled images used, chosen at random by split_seed; 0: all", low=0)
+    max_unlabelled: int = setting(0, "unlabelled images used, chosen at random by split_seed; 0: all", low=0)
+    max_validation: int = setting(0, "validation images used, the first ones; 0: all", low=0)
+    split_seed: int = setting(0, "chooses the images of max_labelled and max_unlabelled", low=0)
+    views: tuple[str, ...] = setting(("original", "flip"), "versions of each training image whose features are stored: original, flip, jpeg, zoom, zoom-flip")
+    workers: int = setting(2, "threads that decode images", low=1, high=256)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule; defaults as in GPT-2 style fine-tuning unless said otherwise."""
+
+    lr: float = setting(3e-4, "peak learning rate", low=0.0, high=1.0)
+    lr_multipliers: Mapping[str, float] = setting({}, "factor on lr for parameters whose name starts so; 0 freezes them")
+    weight_decay: float = setting(0.05, "decoupled decay of matrices (not of norms, biases, embeddings)", low=0.0, high=1.0)
+    beta1: float = setting(0.9, "AdamW's first moment (arXiv 1711.05101)", low=0.0, high=1.0)
+    beta2: float = setting(0.98, "AdamW's second moment; 0.98 as in CLIP (arXiv 2103.00020)", low=0.0, high=1.0)
+    eps: float = setting(1e-6, "AdamW's denominator floor; 1e-6 as in CLIP", low=0.0, high=1.0)
+    warmup_steps: int = setting(100, "steps of linear warm-up", low=0)
+    final_lr: float = setting(0.05, "share of lr left at the end of the cosine", low=0.0, high=1.0)
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm; 0: never", low=0.0)
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long, how exact, and how often the loop looks up."""
+
+    epochs: float = setting(10.0, "passes over the training images", low=0.0)
+    max_steps: int = setting(0, "stop after this many steps even so (the schedule follows); 0: no limit", low=0)
+    batch_size: int = setting(64, "images in one forward pass", low=1)
+    accumulate: int = setting(1, "forward passes summed into one step", low=1)
+    seed: int = setting(0, "data order, dropout, sampling", low=0)
+    precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of matrix products; 1.5 to 4 x faster where the CPU has AVX512-BF16")
+    evaluate_every: int = setting(0, "steps between evaluations; 0: only at the end", low=0)
+    sample_every: int = setting(0, "steps between printed example captions; 0: with each evaluation", low=0)
+    save_every: int = setting(500, "steps between saved states", low=1)
+    save_every_minutes: float = setting(10.0, "a state is saved at least this often", low=0.0)
+    best_by: str = setting("", "evaluation figure whose highest value marks the best state; empty: the last state is the result")
+    average_decay: float = setting(0.0, "decay per step of a running average of weights, evaluated and saved in their place; 0: off", low=0.0, high=0.99999)
+    patience: int = setting(0, "stop after this many evaluations without a better best_by; 0: never", low=0)
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """A byte-pair vocabulary in CLIP's format, learnt from captions."""
+
+    data: DataConfig = part(DataConfig)
+    num_merges: int = setting(8000, "merges to learn; the vocabulary has 514 more ids (bytes, specials)", low=0, high=48894)
+    min_count: int = setting(2, "a pair seen less often is not merged", low=1)
+
+
+@dataclass(frozen=True)
+class TowersConfig:
+    """Architecture of a small CLIP in open_clip's terms."""
+
+    name: str = setting("semicap-clip", "what reports call this scorer")
+    embed_dim: int = setting(256, "width of the shared embedding", low=8)
+    image_tower: str = setting("mobilenetv2_100", "timm model name")
+    image_weights: str = setting("", "safetensors of ImageNet weights, relative to the data root; empty: random")
+    image_size: int = setting(224, "edge of the input square in pixels", low=32)
+    image_projection: Literal["linear", "mlp"] = setting("linear", "from pooled features to the embedding")
+    resize_mode: Literal["squash", "shortest"] = setting("squash", "how photos become square; squash as the Flickr8k photos were")
+    mean: tuple[float, ...] = setting((0.485, 0.456, 0.406), "pixel mean of the image weights (ImageNet's)")
+    std: tuple[float, ...] = setting((0.229, 0.224, 0.225), "pixel standard deviation of the image weights (ImageNet's)")
+    context_length: int = setting(48, "longest caption in tokens with start and end", low=8)
+    text_width: int = setting(256, "width of the text tower", low=32)
+    text_heads: int = setting(4, "attention heads of the text tower", low=1)
+    text_layers: int = setting(4, "blocks of the text tower", low=1)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes to training pixels, made in batch."""
+
+    min_crop_area: float = setting(0.6, "smallest share of the picture that a random crop keeps", low=0.05, high=1.0)
+    max_aspect: float = setting(1.2, "largest stretch of a crop's aspect ratio", low=1.0, high=4.0)
+    flip: float = setting(0.5, "probability of a horizontal mirror", low=0.0, high=1.0)
+    colour: float = setting(0.2, "largest relative change of brightness, contrast and saturation", low=0.0, high=1.0)
+    jpeg_probability: float = setting(0.3, "share of pictures compressed again at a random JPEG quality", low=0.0, high=1.0)
+    jpeg_min_quality: int = setting(30, "lowest such quality; features move with it (cosine 0.956 measured)", low=1, high=95)
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig:
+    """Training of a small CLIP on image-caption pairs (InfoNCE, arXiv 2103.00020)."""
+
+    tokenizer: str = setting("", "merges file, relative to the folder of runs; empty: CLIP's own vocabulary")
+    init: str = setting("", "CLIP folder to go on from, relative to the folder of runs; empty: a new one from [towers]")
+    frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (visual.trunk.conv_stem, …)")
+    max_logit_scale: float = setting(100.0, "ceiling of the learnt inverse temperature (CLIP's)", low=1.0)
+    label_smoothing: float = setting(0.0, "share of the target given to the rest of the batch", low=0.0, high=0.9)
+    data: DataConfig = part(DataConfig)
+    towers: TowersConfig = part(TowersConfig)
+    augment: AugmentConfig = part(AugmentConfig)
+    optim: OptimConfig = part(OptimConfig, lr=5e-4, weight_decay=0.1)
+    loop: LoopConfig = part(LoopConfig, batch_size=128, precision="bf16")
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """The decoder of a new captioner; its vocabulary size comes from its tokenizer."""
+
+    vocabulary: Literal["clip", "gpt2"] = setting("clip", "clip: the ids that the text tower reads; gpt2: GPT-2's byte-level BPE")
+    gpt2_files: str = setting("", "folder with vocab.json and merges.txt, relative to the data root; empty: those of `pretrained`, from the hub")
+    pretrained: str | None = setting(None, "transformers' name of GPT-2 weights to start from")
+    width: int = setting(384, "as in GPT-2 (768 for its small size)", low=8)
+    layers: int = setting(6, "as in GPT-2 (12)", low=1)
+    heads: int = setting(6, "as in GPT-2 (12)", low=1)
+    max_length: int = setting(128, "positions for prefix and caption together", low=8)
+    dropout: float = setting(0.1, "share dropped in training", low=0.0, high=0.9)
+
+
+@dataclass(frozen=True)
+class CaptionerShape:
+    """A new captioner; ignored when `init` names a checkpoint."""
+
+    name: str = setting("semicap", "model name in answers and reports")
+    clip: str = setting("", "CLIP folder relative to the folder of runs, or an open_clip name")
+    clip_pretrained: str | None = setting(None, "open_clip's weights tag for an open_clip name")
+    max_tokens: int = setting(40, "longest caption in tokens, without end-of-text", low=1)
+    mapping: MappingConfig = part(MappingConfig)
+    decoder: DecoderShape = part(DecoderShape)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How validation captions are written while training."""
+
+    num_beams: int = setting(1, "1: greedy, the cheapest; the final report may use more", low=1, high=16)
+    batch_size: int = setting(64, "images decoded together", low=1)
+    second_scorer: str = setting("", "CLIP folder of an independent scorer, relative to the folder of runs; empty: none")
+    max_images: int = setting(200, "validation images in each evaluation; 0: all", low=0)
+
+
+@dataclass(frozen=True)
+class TextPretrainingConfig:
+    """Decoder warm-up on captions alone: the text embedding stands in for the image's (arXiv 2303.03032)."""
+
+    epochs: float = setting(0.0, "passes over data.text before the labelled pairs; 0: off", low=0.0)
+    batch_size: int = setting(128, "captions in one step", low=1)
+    noise: float = setting(0.1, "standard deviation of the noise on the unit embedding, per whole vector", low=0.0)
+
+
+@dataclass(frozen=True)
+class SupervisedConfig:
+    """Stage 1: next-token cross-entropy on labelled pairs (arXiv 2306.15111)."""
+
+    init: str = setting("", "checkpoint to start from, of either stage, relative to the folder of runs; empty: [model]")
+    frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (decoder., mapping.); CLIP never is")
+    captions_per_image: int = setting(5, "captions drawn for each image of a batch; they share its prefix", low=1)
+    label_smoothing: float = setting(0.1, "share of the target given to the rest of the vocabulary", low=0.0, high=0.9)
+    stored_dtype: Literal["float32", "float16"] = setting("float16", "of mapping and decoder in the checkpoint; float16 halves it")
+    data: DataConfig = part(DataConfig)
+    model: CaptionerShape = part(CaptionerShape)
+    text_pretraining: TextPretrainingConfig = part(TextPretrainingConfig)
+    evaluation: EvaluationConfig = part(EvaluationConfig)
+    optim: OptimConfig = part(OptimConfig)
+    loop: LoopConfig = part(LoopConfig)
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """What stage 2 pulls towards, and what holds it back."""
+
+    similarity: float = setting(1.0, "weight of minus the cosine to the image (arXiv 2306.15111)", low=0.0)
+    contrastive: float = setting(0.0, "weight of picking the image out of the batch's images", low=0.0)
+    contrastive_temperature: float = setting(0.05, "softmax temperature of the contrastive reward", low=1e-3)
+    kl: float = setting(0.1, "weight of the divergence from the frozen stage-1 decoder, per token", low=0.0)
+    length: float = setting(0.0, "weight of the squared relative excess over target_length", low=0.0)
+    target_length: float = setting(12.0, "tokens, end-of-text included, up to which a caption costs nothing", low=1.0)
+    replay: float = setting(1.0, "weight of cross-entropy on labelled pairs in every step; needs data.labelled", low=0.0)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How captions are sampled so that a gradient reaches the decoder."""
+
+    estimator: Literal["gumbel-parallel", "gumbel-recurrent"] = setting("gumbel-parallel", "parallel: sample without gradient, then one teacher-forced pass; recurrent: the gradient also flows from token to token")
+    samples: int = setting(4, "captions for each image", low=1)
+    gumbel_tau: float = setting(1.0, "relaxation temperature at the start", low=1e-2)
+    final_gumbel_tau: float = setting(0.5, "relaxation temperature at the end, reached linearly", low=1e-2)
+    max_tokens: int = setting(20, "longest sampled caption in tokens, end-of-text included", low=2)
+
+
+@dataclass(frozen=True)
+class UnsupervisedConfig:
+    """Stage 2: unlabelled images, similarity of generated captions as reward (arXiv 2306.15111)."""
+
+    init: str = setting(doc="checkpoint to start from, of either stage, relative to the folder of runs")
+    frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (decoder., mapping.); CLIP never is")
+    replay_images: int = setting(16, "labelled images in each step's replay", low=1)
+    captions_per_image: int = setting(5, "captions drawn for each replayed image", low=1)
+    label_smoothing: float = setting(0.0, "of the replay", low=0.0, high=0.9)
+    stored_dtype: Literal["float32", "float16"] = setting("float16", "of mapping and decoder in the checkpoint; float16 halves it")
+    data: DataConfig = part(DataConfig)
+    reward: RewardConfig = part(RewardConfig)
+    rollout: RolloutConfig = part(RolloutConfig)
+    evaluation: EvaluationConfig = part(EvaluationConfig)
+    optim: OptimConfig = part(OptimConfig, lr=3e-5)
+    loop: LoopConfig = part(LoopConfig, batch_size=32)
+
+
+@dataclass(frozen=True)
+class ReleaseConfig:
+    """The model card: what the stages measure on the same photos."""
+
+    checkpoints: tuple[str, ...] = setting(doc="checkpoints to measure, relative to the folder of runs; the last one is released")
+    validation: str = setting(doc="labelled folder, never trained on, relative to the data root")
+    num_beams: int = setting(4, "1: greedy", low=1, high=16)
+    about: str = setting("", "Markdown that the card begins with")
+
+# fmt: on
+
+
+StageConfig = TokenizerConfig | ContrastiveConfig | SupervisedConfig | UnsupervisedConfig | ReleaseConfig
+STAGES: Mapping[str, type[StageConfig]] = {
+    "tokenizer": TokenizerConfig,
+    "contrastive": ContrastiveConfig,
+    "supervised": SupervisedConfig,
+    "unsupervised": UnsupervisedConfig,
+    "release": ReleaseConfig,
+}
+
+
+@dataclass(frozen=True)
+class Places:
+    """The three folders that a step's relative paths are looked up in.
+
+    Args:
+        data: root of photos, captions and pretrained towers (--data).
+        out: this run's own folder (--out); its parent is the folder of runs, where other steps' results are.
+        cache: decoded pixels and CLIP features, shared by the runs.
+    """
+
+    data: Path
+    out: Path
+
+    @property
+    def cache(self) -> Path:
+        return self.out.parent / "cache"
+
+    def run(self, relative: str) -> Path:
+        """A result of another step."""
+        return self.out.parent / relative

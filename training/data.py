@@ -1,0 +1,212 @@
+"""Images and captions on disk, and an honest list of what was wrong with them."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+METADATA = "metadata.jsonl"
+PROBLEMS = "data-problems.json"
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+SHOWN_PROBLEMS = 20
+
+
+class DataError(ValueError):
+    """Data that cannot be used at all; the message names file and line."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing left out of a data set.
+
+    Args:
+        kind: missing image, unreadable image, duplicated image, empty caption, caption too long, no captions.
+        where: file and line, or the image's path.
+    """
+
+    kind: str
+    where: str
+
+
+@dataclass
+class Problems:
+    """What was left out while reading, for the person who owns the data. Policy: skipped, counted, listed."""
+
+    items: list[Problem] = field(default_factory=list)
+
+    def add(self, kind: str, where: str) -> None:
+        self.items.append(Problem(kind, where))
+
+    def counts(self) -> dict[str, int]:
+        """Number of problems of each kind."""
+        kinds = [item.kind for item in self.items]
+        return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+
+    def lines(self, limit: int = SHOWN_PROBLEMS) -> list[str]:
+        """A count for each kind, then the first `limit` problems by name."""
+        lines = [f"skipped {count} x {kind}" for kind, count in self.counts().items()]
+        lines += [f"  {item.kind}: {item.where}" for item in self.items[:limit]]
+        hidden = len(self.items) - limit
+        return lines + ([f"  … and {hidden} more, all in {PROBLEMS}"] if hidden > 0 else [])
+
+    def report(self, out: Path) -> None:
+        """Prints what was left out and writes the whole list beside a run's results."""
+        out.mkdir(parents=True, exist_ok=True)
+        (out / PROBLEMS).write_text(json.dumps([vars(item) for item in self.items], indent=1) + "\n")
+        console = Console(stderr=True)
+        for line in self.lines():
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Image files; ids are their paths below the folder, which no two share."""
+
+    ids: tuple[str, ...]
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, rows: Sequence[int]) -> "Images":
+        """The images at these rows, in this order."""
+        return Images(tuple(self.ids[row] for row in rows), tuple(self.paths[row] for row in rows))
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """Images with one to many captions each; `captions[i]` belongs to `images.ids[i]`."""
+
+    images: Images
+    captions: tuple[tuple[str, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, rows: Sequence[int]) -> "CaptionedImages":
+        """The pairs at these rows, in this order."""
+        return CaptionedImages(self.images.select(rows), tuple(self.captions[row] for row in rows))
+
+
+def read_captioned_folders(folders: Sequence[Path], problems: Problems) -> CaptionedImages:
+    """The labelled images of several folders, one after the other."""
+    parts = [read_captioned_images(folder, problems) for folder in folders]
+    return CaptionedImages(
+        _joined([part.images for part in parts], folders),
+        tuple(captions for part in parts for captions in part.captions),
+    )
+
+
+def read_image_folders(folders: Sequence[Path], problems: Problems) -> Images:
+    """The images of several folders, one after the other; captions beside them are not read."""
+    return _joined([read_images(folder, problems) for folder in folders], folders)
+
+
+def read_captioned_images(folder: Path, problems: Problems) -> CaptionedImages:
+    """The labelled images that `metadata.jsonl` in a folder names.
+
+    Each line holds `file_name` and either `captions` (a list) or `text`. A missing image, an empty caption,
+    an image left without one and a second line on one image are skipped and added to `problems`.
+
+    Raises:
+        DataError: no metadata.jsonl, or a line that is not such an object.
+    """
+    metadata = folder / METADATA
+    rows: dict[str, tuple[str, ...]] = {}
+    for number, record in _records(metadata):
+        where = f"{metadata}:{number}"
+        name = record.get("file_name")
+        if not isinstance(name, str):
+            raise DataError(f"{where}: file_name is {name!r}; each line needs the name of its image")
+        captions = _clean_captions(record, where, problems)
+        if name in rows:
+            problems.add("duplicated image", f"{where} {name}")
+        elif not (folder / name).is_file():
+            problems.add("missing image", f"{where} {name}")
+        elif not captions:
+            problems.add("no captions", f"{where} {name}")
+        else:
+            rows[name] = captions
+    if not rows:
+        raise DataError(f"{metadata} names no image that exists and has a caption")
+    images = Images(tuple(rows), tuple(folder / name for name in rows))
+    return CaptionedImages(images, tuple(rows.values()))
+
+
+def read_images(folder: Path, problems: Problems) -> Images:
+    """Every image below a folder, sorted by path; an empty file is a problem."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder")
+    paths = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            if path.stat().st_size:
+                paths.append(path)
+            else:
+                problems.add("unreadable image", f"{path} is empty")
+    if not paths:
+        raise DataError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return Images(tuple(str(path.relative_to(folder)) for path in paths), tuple(paths))
+
+
+def read_texts(files: Sequence[Path], problems: Problems) -> list[str]:
+    """The captions in jsonl files that have `text` in each line; empty ones are problems."""
+    texts: list[str] = []
+    for path in files:
+        for number, record in _records(path):
+            texts += _clean_captions(record, f"{path}:{number}", problems)
+    return texts
+
+
+def sample_rows(total: int, *, count: int, seed: int) -> list[int]:
+    """`count` of `total` rows chosen by the seed, in their old order; all of them for 0."""
+    if count == 0 or count >= total:
+        return list(range(total))
+    return sorted(np.random.default_rng(seed).permutation(total)[:count].tolist())
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        lines = path.open(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    with lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, _record(line, f"{path}:{number}")
+
+
+def _record(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{where} is {type(record).__name__}, not an object with file_name and captions")
+    return record
+
+
+def _clean_captions(record: dict[str, Any], where: str, problems: Problems) -> tuple[str, ...]:
+    captions = record["captions"] if "captions" in record else [record.get("text")]
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        raise DataError(f"{where}: captions must be a list of strings, or text a string")
+    kept = tuple(" ".join(caption.split()) for caption in captions)
+    for _ in range(kept.count("")):
+        problems.add("empty caption", where)
+    return tuple(caption for caption in kept if caption)
+
+
+def _joined(parts: Sequence[Images], folders: Sequence[Path]) -> Images:
+    if len(parts) == 1:
+        return parts[0]
+    named = [
+        replace(part, ids=tuple(f"{folder.name}/{id}" for id in part.ids))
+        for part, folder in zip(parts, folders, strict=True)
+    ]
+    return Images(
+        tuple(id for part in named for id in part.ids), tuple(path for part in named for path in part.paths)
+    )

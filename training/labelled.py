@@ -1,0 +1,95 @@
+"""Labelled images as the decoder reads them: CLIP features and token ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from models.captioner import Captioner
+from training.config import DataConfig, Places
+from training.data import CaptionedImages, Problems, read_captioned_folders, sample_rows
+from training.features import FeatureStore, cached_features
+
+
+@dataclass(frozen=True)
+class CaptionPairs:
+    """Args:
+    features: of each image.
+    token_ids: of each image's captions, end-of-text included.
+    """
+
+    features: FeatureStore
+    token_ids: Sequence[Sequence[Tensor]]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def draw(
+        self, rows: np.ndarray, *, count: int, pad_id: int, generator: torch.Generator
+    ) -> Int[Tensor, "captions length"]:
+        """`count` captions of each image, next to each other, padded; all different if there are enough."""
+        drawn: list[Tensor] = []
+        for row in rows:
+            captions = self.token_ids[row]
+            order = torch.randperm(len(captions), generator=generator).tolist()
+            drawn += [captions[order[place % len(order)]] for place in range(count)]
+        return padded(drawn, pad_id)
+
+
+def encode_captions(
+    captioner: Captioner, captioned: CaptionedImages, problems: Problems
+) -> tuple[list[list[Tensor]], list[int]]:
+    """Token ids of each image's captions, and the rows of the images that have any."""
+    encoded, rows = [], []
+    for row, captions in enumerate(captioned.captions):
+        token_ids, _ = encode_texts(captioner, captions, problems)
+        if token_ids:
+            encoded.append(token_ids)
+            rows.append(row)
+        else:
+            problems.add("no captions", captioned.images.ids[row])
+    return encoded, rows
+
+
+def encode_texts(
+    captioner: Captioner, texts: Sequence[str], problems: Problems
+) -> tuple[list[Tensor], list[int]]:
+    """Token ids with end-of-text of each text that is not too long, and the rows of those.
+
+    A caption of more than `max_tokens` is skipped and named: cut, it would teach the decoder not to end.
+    """
+    encoded, rows = [], []
+    for row, text in enumerate(texts):
+        token_ids = captioner.tokenizer.encode(text)
+        if len(token_ids) > captioner.config.max_tokens:
+            problems.add("caption too long", f"{len(token_ids)} tokens: {text}")
+        else:
+            encoded.append(torch.tensor([*token_ids, captioner.tokenizer.eos_id]))
+            rows.append(row)
+    return encoded, rows
+
+
+def padded(token_ids: Sequence[Tensor], pad_id: int) -> Int[Tensor, "captions length"]:
+    """Captions as one rectangle."""
+    return torch.nn.utils.rnn.pad_sequence(list(token_ids), batch_first=True, padding_value=pad_id)
+
+
+def read_pairs(captioner: Captioner, data: DataConfig, places: Places, problems: Problems) -> CaptionPairs:
+    """The labelled images of a configuration, ready to train on."""
+    labelled = read_captioned_folders([places.data / folder for folder in data.labelled], problems)
+    labelled = labelled.select(sample_rows(len(labelled), count=data.max_labelled, seed=data.split_seed))
+    encoded, rows = encode_captions(captioner, labelled, problems)
+    images = labelled.select(rows).images
+    features, readable = cached_features(
+        images,
+        captioner.clip,
+        views=data.views,
+        with_grid=captioner.config.mapping.kind == "grid",
+        cache=places.cache,
+        workers=data.workers,
+        problems=problems,
+    )
+    return CaptionPairs(features, [encoded[row] for row in readable])

@@ -1,0 +1,256 @@
+"""One training loop for every stage: accumulate, clip, schedule, log, evaluate, sample, save, resume."""
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.config import LoopConfig, OptimConfig
+from training.journal import Journal
+from training.optim import WeightAverage, build_optimizer, lr_share
+from training.order import batch_rows, generator_at, seed_at, total_steps
+from training.state import Counters, ResumeError, restore_state, save_state, states
+
+STATES, RESULT = "states", "model"
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss or its gradient is no longer a number; the last good state is on disk."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a stage says of one batch.
+
+    Args:
+        total: scalar to minimise.
+        parts: named scalars for the log.
+    """
+
+    total: Tensor
+    parts: Mapping[str, Tensor]
+
+
+class Stage(Protocol):
+    """What the loop needs to know of a stage.
+
+    Args:
+        name: shown beside the progress bar.
+        module: parameters with requires_grad learn; nothing else is saved.
+        items: training images; a batch is some of their rows.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def module(self) -> nn.Module: ...
+    @property
+    def items(self) -> int: ...
+
+    def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
+        """The losses of a batch; `done` is the share of training behind us, 0..1."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures on validation data; empty without any."""
+
+    def samples(self) -> list[str]:
+        """A few lines that show a person what has been learnt."""
+
+    def write_result(self, folder: Path, *, step: int) -> None:
+        """Writes the present weights as something that other commands read."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Args:
+    folder: the result, as `Stage.write_result` wrote it.
+    step: optimizer steps behind it.
+    figures: the last evaluation.
+    """
+
+    folder: Path
+    step: int
+    figures: Mapping[str, float]
+
+
+def train(stage: Stage, *, optim: OptimConfig, loop: LoopConfig, out: Path, resume: bool) -> TrainingResult:
+    """Trains a stage to its end and returns where its result lies.
+
+    Raises:
+        ResumeError: `out` holds a run and `resume` is False, or the run there is of another configuration.
+        TrainingDivergedError: a loss or gradient is not finite.
+    """
+    return _Run(stage, optim, loop, out).start(resume=resume)
+
+
+class _Run:
+    def __init__(self, stage: Stage, optim: OptimConfig, loop: LoopConfig, out: Path) -> None:
+        self.stage, self.optim, self.loop, self.out = stage, optim, loop, out
+        self.optimizer = build_optimizer(stage.module, optim)
+        self.average = WeightAverage(stage.module, loop.average_decay) if loop.average_decay else None
+        self.counters = Counters()
+        self.figures: dict[str, float] = {}
+        self.total_steps = total_steps(
+            items=stage.items,
+            batch_size=loop.batch_size,
+            accumulate=loop.accumulate,
+            epochs=loop.epochs,
+            max_steps=loop.max_steps,
+        )
+        self._saved_at = time.monotonic()
+
+    def start(self, *, resume: bool) -> TrainingResult:
+        self._restore(resume=resume)
+        with Journal(self.out, self.stage.name, first=self.counters.step, total=self.total_steps) as journal:
+            try:
+                while self.counters.step < self.total_steps and not self._has_stopped_improving():
+                    self._step(journal)
+            except KeyboardInterrupt:
+                self._save()
+                raise
+            self._finish(journal)
+        return TrainingResult(self.out / RESULT, self.counters.step, self.figures)
+
+    def _restore(self, *, resume: bool) -> None:
+        saved = states(self.out / STATES)
+        if saved and not resume:
+            raise ResumeError(
+                f"{self.out} already holds a run; add --resume to go on with it, or choose another --out"
+            )
+        if saved:
+            self.counters = restore_state(
+                saved[-1], module=self.stage.module, optimizer=self.optimizer, average=self.average
+            )
+
+    def _step(self, journal: Journal) -> None:
+        began = time.monotonic()
+        self.stage.module.train()
+        share = lr_share(self.counters.step, total_steps=self.total_steps, config=self.optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * share
+        parts = self._accumulate_gradients()
+        parts["grad_norm"] = self._clip_gradients()
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.counters.step)
+        self.counters.step += 1
+        elapsed = time.monotonic() - began
+        self.counters.seconds += elapsed
+        images = min(self.loop.batch_size, self.stage.items) * self.loop.accumulate
+        parts |= {"lr": self.optim.lr * share, "images_per_s": images / elapsed}
+        journal.step(self.counters.step, parts)
+        self._look_up(journal)
+
+    def _accumulate_gradients(self) -> dict[str, float]:
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, float] = {}
+        for part in range(self.loop.accumulate):
+            losses = self._forward(self.counters.step * self.loop.accumulate + part)
+            self._require_finite("loss", float(losses.total.detach()))
+            (losses.total / self.loop.accumulate).backward()  # type: ignore[no-untyped-call]
+            for name, value in {"loss": losses.total, **losses.parts}.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / self.loop.accumulate
+        return sums
+
+    def _forward(self, position: int) -> Losses:
+        seed = self.loop.seed
+        rows = batch_rows(position, total=self.stage.items, batch_size=self.loop.batch_size, seed=seed)
+        torch.manual_seed(seed_at(position, 1, seed=seed))  # dropout
+        with self._autocast():
+            return self.stage.losses(
+                rows,
+                done=self.counters.step / self.total_steps,
+                generator=generator_at(position, 2, seed=seed),
+            )
+
+    def _clip_gradients(self) -> float:
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        limit = self.optim.max_grad_norm or math.inf
+        norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        self._require_finite("gradient", norm)
+        return norm
+
+    def _require_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            saved = states(self.out / STATES)
+            kept = f"the last good state is {saved[-1]}" if saved else "no state was saved yet"
+            raise TrainingDivergedError(
+                f"the {what} is {value} at step {self.counters.step}; {kept}. "
+                "Lower optim.lr or set loop.precision to fp32"
+            )
+
+    def _look_up(self, journal: Journal) -> None:
+        step, loop = self.counters.step, self.loop
+        is_last = step == self.total_steps
+        if loop.sample_every and step % loop.sample_every == 0:
+            self._show_samples(journal)
+        if loop.evaluate_every and step % loop.evaluate_every == 0 and not is_last:
+            self._evaluate(journal)
+        is_late = time.monotonic() - self._saved_at > loop.save_every_minutes * 60
+        if step % loop.save_every == 0 or is_late or is_last:
+            self._save()
+
+    def _finish(self, journal: Journal) -> None:
+        """The last evaluation; repeated when a run that had finished is started again."""
+        if not self._has_stopped_improving():
+            self._evaluate(journal)
+        if not self.loop.best_by:
+            with self._averaged():
+                self.stage.write_result(self.out / RESULT, step=self.counters.step)
+        self._save()
+
+    def _evaluate(self, journal: Journal) -> None:
+        self.stage.module.eval()
+        with self._averaged(), torch.no_grad():  # in full precision, as the service runs it
+            self.figures = self.stage.evaluate()
+        journal.evaluation(self.counters.step, self.figures)
+        if not self.loop.sample_every:
+            self._show_samples(journal)
+        self._keep_best()
+
+    def _keep_best(self) -> None:
+        if not self.loop.best_by:
+            return
+        if self.loop.best_by not in self.figures:
+            known = ", ".join(self.figures) or "none, without data.validation"
+            raise ValueError(f"loop.best_by is {self.loop.best_by!r}; the evaluation's figures are {known}")
+        figure, best = self.figures[self.loop.best_by], self.counters.best_figure
+        if best is not None and figure <= best:
+            self.counters.stale_evaluations += self.counters.step != self.counters.best_step
+            return
+        self.counters.best_figure, self.counters.best_step = figure, self.counters.step
+        self.counters.stale_evaluations = 0
+        with self._averaged():
+            self.stage.write_result(self.out / RESULT, step=self.counters.step)
+
+    def _show_samples(self, journal: Journal) -> None:
+        self.stage.module.eval()
+        with self._averaged(), torch.no_grad():
+            journal.samples(self.counters.step, self.stage.samples())
+
+    def _has_stopped_improving(self) -> bool:
+        return 0 < self.loop.patience <= self.counters.stale_evaluations
+
+    def _save(self) -> None:
+        save_state(
+            self.out / STATES,
+            counters=self.counters,
+            module=self.stage.module,
+            optimizer=self.optimizer,
+            average=self.average,
+        )
+        self._saved_at = time.monotonic()
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return self.average.in_place() if self.average is not None else nullcontext()
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        device = next(self.stage.module.parameters()).device.type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.loop.precision == "bf16")

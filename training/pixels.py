@@ -1,0 +1,64 @@
+"""Decoded training pictures: every photo is read and resized once, then lies in memory-mapped bytes."""
+
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from models.preprocess import Preprocess
+from training.data import Images, Problems
+from training.shards import ShardedArrays, cached_arrays
+
+MAX_PIXELS = 100_000_000
+"""Larger pictures are left out instead of filling the memory of every decoding thread."""
+
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises on damaged files of its various formats."""
+
+
+def read_pixels(path: Path, preprocess: Preprocess) -> UInt8[Tensor, "3 height width"]:
+    """One picture as the image tower's square of bytes; raises one of UNREADABLE."""
+    with warnings.catch_warnings(), Image.open(path) as image:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
+        image.draft("RGB", (2 * preprocess.min_source_size, 2 * preprocess.min_source_size))
+        return preprocess.resize(image)
+
+
+def read_pixel_batch(
+    paths: Sequence[Path], preprocess: Preprocess, *, workers: int
+) -> tuple[UInt8[Tensor, "batch 3 height width"], dict[int, str]]:
+    """Pictures decoded by a few threads (Pillow frees the lock); unreadable rows stay black, reason given."""
+    size = preprocess.image_size
+    batch = torch.zeros(len(paths), 3, size, size, dtype=torch.uint8)
+    unreadable: dict[int, str] = {}
+
+    def read(row: int) -> None:
+        try:
+            batch[row] = read_pixels(paths[row], preprocess)
+        except UNREADABLE as error:
+            unreadable[row] = f"{type(error).__name__}: {error}"
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        list(pool.map(read, range(len(paths))))
+    return batch, unreadable
+
+
+def cached_pixels(
+    images: Images, preprocess: Preprocess, *, cache: Path, workers: int, problems: Problems
+) -> tuple[ShardedArrays, list[int]]:
+    """All readable pictures as the array "pixels" (150 kB each at 224 x 224), and their rows in `images`."""
+
+    def compute(paths: Sequence[Path]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+        batch, unreadable = read_pixel_batch(paths, preprocess, workers=workers)
+        return {"pixels": batch.numpy()}, unreadable
+
+    folder = cache / f"pixels-{preprocess.image_size}-{preprocess.resize_mode}"
+    return cached_arrays(images, folder=folder, compute=compute, label="decoding photos", problems=problems)

@@ -1,0 +1,114 @@
+"""Runs a training step from its configuration to its result, and a recipe's steps one after the other."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from training.config import (
+    STAGES,
+    ContrastiveConfig,
+    Places,
+    ReleaseConfig,
+    StageConfig,
+    SupervisedConfig,
+    TokenizerConfig,
+    UnsupervisedConfig,
+)
+from training.contrastive import build_contrastive
+from training.data import Problems, read_captioned_folders, read_texts
+from training.loop import train
+from training.release import run_release
+from training.supervised import run_supervised
+from training.toml_reader import TrainingConfigError, config_from, read_toml
+from training.unsupervised import run_unsupervised
+from training.vocabulary import learn_merges, write_merges
+
+FINISHED, MERGES = "finished.json", "bpe.txt.gz"
+
+
+def read_step(
+    path: Path, overrides: Sequence[str] = (), *, expected: str | None = None
+) -> tuple[str, StageConfig]:
+    """The stage that a TOML file is for (its top-level `stage`), and its configuration.
+
+    Args:
+        expected: stage that the caller wants; a file for another is refused, one that says none is taken.
+    """
+    values = read_toml(path, overrides)
+    name = values.pop("stage", expected)
+    if name not in STAGES or expected not in (None, name):
+        wanted = repr(expected) if expected else " or ".join(map(repr, STAGES))
+        raise TrainingConfigError(str(path), [f"stage is {name!r}; it must be {wanted}"])
+    return name, config_from(STAGES[name], values, source=str(path))
+
+
+def run_step(config: StageConfig, places: Places, *, resume: bool) -> Path:
+    """Trains one step and returns where its result lies."""
+    places.out.mkdir(parents=True, exist_ok=True)
+    runners: dict[type[Any], Callable[[Any, Places, bool, Problems], Path]] = {
+        TokenizerConfig: _run_tokenizer,
+        ContrastiveConfig: _run_contrastive,
+        SupervisedConfig: _run_supervised,
+        UnsupervisedConfig: _run_unsupervised,
+        ReleaseConfig: _run_release,
+    }
+    problems = Problems()
+    result = runners[type(config)](config, places, resume, problems)
+    summary = {"result": result.name, "config": asdict(config)}
+    (places.out / FINISHED).write_text(json.dumps(summary, indent=1) + "\n")
+    return result
+
+
+def run_recipe(folder: Path, *, data: Path, out: Path) -> list[Path]:
+    """Runs the TOML files of a folder in order of name; finished steps are skipped, a cut one goes on.
+
+    Each step writes to `out/<name of its file>`, where later steps find its result.
+    """
+    files = sorted(folder.glob("*.toml"))
+    if not files:
+        raise TrainingConfigError(str(folder), ["has no .toml file"])
+    # All of them are read first: a mistake in the last step must not wait for hours of training.
+    steps = [(file.stem, read_step(file)[1]) for file in files]
+    results = []
+    for name, config in steps:
+        places = Places(data, out / name)
+        if (places.out / FINISHED).is_file():
+            summary = json.loads((places.out / FINISHED).read_text())
+            Console().print(f"{name}: finished before, skipped", highlight=False)
+            results.append(places.out / summary["result"])
+        else:
+            results.append(run_step(config, places, resume=True))
+    return results
+
+
+def _run_tokenizer(config: TokenizerConfig, places: Places, resume: bool, problems: Problems) -> Path:
+    captions = read_texts([places.data / file for file in config.data.text], problems)
+    if config.data.labelled:
+        labelled = read_captioned_folders([places.data / folder for folder in config.data.labelled], problems)
+        captions += [caption for group in labelled.captions for caption in group]
+    problems.report(places.out)
+    merges = learn_merges(captions, num_merges=config.num_merges, min_count=config.min_count)
+    write_merges(merges, places.out / MERGES)
+    return places.out / MERGES
+
+
+def _run_contrastive(config: ContrastiveConfig, places: Places, resume: bool, problems: Problems) -> Path:
+    stage = build_contrastive(config, places, problems)
+    problems.report(places.out)
+    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume).folder
+
+
+def _run_supervised(config: SupervisedConfig, places: Places, resume: bool, problems: Problems) -> Path:
+    return run_supervised(config, places, problems, resume=resume).folder
+
+
+def _run_unsupervised(config: UnsupervisedConfig, places: Places, resume: bool, problems: Problems) -> Path:
+    return run_unsupervised(config, places, problems, resume=resume).folder
+
+
+def _run_release(config: ReleaseConfig, places: Places, resume: bool, problems: Problems) -> Path:
+    return run_release(config, places)

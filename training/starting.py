@@ -1,0 +1,130 @@
+"""Where a captioning stage starts from and what its result says of itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from models.captioner import Captioner
+from models.checkpoint import CLIP_FOLDER, Provenance, load_captioner, read_manifest, save_captioner
+from models.clip import LOCAL_CONFIG, LOCAL_PREFIX, ClipEncoder
+from models.config import CaptionerConfig, ClipConfig, DecoderConfig
+from models.tokenizer import CaptionTokenizer, ClipVocabulary, Gpt2Vocabulary
+from training.config import CaptionerShape, DataConfig, Places
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A captioner ready to train.
+
+    Args:
+        name: model name that its checkpoints carry on.
+        parent: version of the checkpoint it was read from.
+        clip_folder: local CLIP folder that goes into its checkpoints; None for a CLIP from the hub.
+    """
+
+    captioner: Captioner
+    name: str
+    parent: str | None
+    clip_folder: Path | None
+
+    def write_checkpoint(
+        self,
+        folder: Path,
+        *,
+        stage: str,
+        step: int,
+        dtype: str,
+        data: DataConfig,
+        figures: Mapping[str, float],
+    ) -> None:
+        """Writes the captioner as it is now."""
+        save_captioner(
+            self.captioner,
+            folder,
+            provenance=Provenance(self.name, stage, step, self.parent),
+            card=_card(self, stage=stage, step=step, data=data, figures=figures),
+            clip_folder=self.clip_folder,
+            dtype=getattr(torch, dtype),
+        )
+
+
+def from_checkpoint(folder: Path) -> Origin:
+    """The captioner of a checkpoint of any stage."""
+    manifest = read_manifest(folder)
+    clip_folder = folder / CLIP_FOLDER
+    return Origin(
+        captioner=load_captioner(folder),
+        name=manifest.name,
+        parent=manifest.version,
+        clip_folder=clip_folder if (clip_folder / LOCAL_CONFIG).is_file() else None,
+    )
+
+
+def from_shape(shape: CaptionerShape, places: Places, *, seed: int) -> Origin:
+    """A new captioner around a CLIP that another step made, or one that open_clip knows by name."""
+    folder = places.run(shape.clip)
+    is_local = bool(shape.clip) and folder.is_dir()
+    clip_config = (
+        ClipConfig(f"{LOCAL_PREFIX}{folder}") if is_local else ClipConfig(shape.clip, shape.clip_pretrained)
+    )
+    clip = ClipEncoder.load(clip_config)
+    tokenizer = _tokenizer(shape, clip, places)
+    config = CaptionerConfig(
+        clip=clip_config,
+        mapping=shape.mapping,
+        decoder=DecoderConfig(
+            vocabulary=shape.decoder.vocabulary,
+            vocab_size=tokenizer.vocab_size,
+            width=shape.decoder.width,
+            layers=shape.decoder.layers,
+            heads=shape.decoder.heads,
+            max_length=shape.decoder.max_length,
+            dropout=shape.decoder.dropout,
+            pretrained=shape.decoder.pretrained,
+        ),
+        max_tokens=shape.max_tokens,
+    )
+    torch.manual_seed(seed)
+    captioner = Captioner.build(config, clip=clip, tokenizer=tokenizer)
+    if shape.decoder.pretrained is not None:
+        from transformers import GPT2LMHeadModel  # seconds of import that other decoders need not wait for
+
+        captioner.decoder.load_gpt2(GPT2LMHeadModel.from_pretrained(shape.decoder.pretrained))
+    return Origin(captioner, shape.name, parent=None, clip_folder=folder if is_local else None)
+
+
+def _tokenizer(shape: CaptionerShape, clip: ClipEncoder, places: Places) -> CaptionTokenizer:
+    if shape.decoder.vocabulary == "clip":
+        return ClipVocabulary(clip.tokenizer)
+    if shape.decoder.gpt2_files:
+        return Gpt2Vocabulary.from_files(places.data / shape.decoder.gpt2_files)
+    from transformers import GPT2Tokenizer
+
+    return Gpt2Vocabulary(GPT2Tokenizer.from_pretrained(shape.decoder.pretrained or "gpt2"))
+
+
+def _card(origin: Origin, *, stage: str, step: int, data: DataConfig, figures: Mapping[str, float]) -> str:
+    captioner = origin.captioner
+    sources = {
+        "labelled photos": data.labelled,
+        "unlabelled photos": data.unlabelled,
+        "captions alone": data.text,
+        "validation (never trained on)": (data.validation,) if data.validation else (),
+    }
+    lines = [
+        f"# {origin.name}",
+        "",
+        f"An image captioner written by semicap's {stage} stage, step {step}.",
+        "",
+        f"- CLIP and scorer: {captioner.clip.name} ({captioner.clip.revision})",
+        f"- mapping: {captioner.config.mapping.kind}, prefix of {captioner.config.mapping.total_length}",
+        f"- decoder: {captioner.config.decoder.layers} layers of width {captioner.config.decoder.width}, "
+        f"{captioner.config.decoder.vocab_size} tokens ({captioner.config.decoder.vocabulary})",
+        *(f"- {kind}: {', '.join(folders)}" for kind, folders in sources.items() if folders),
+    ]
+    if figures:
+        lines += ["", "| figure on validation photos | value |", "|---|---|"]
+        lines += [f"| {name} | {value:.4g} |" for name, value in figures.items()]
+    return "\n".join(lines) + "\n"

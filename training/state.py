@@ -1,0 +1,145 @@
+"""What a run needs to go on: weights, moments and counters, written whole or not at all, without pickles."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from training.optim import WeightAverage
+
+TENSORS, COUNTERS = "state.safetensors", "state.json"
+KEPT_STATES = 2
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+class ResumeError(ValueError):
+    """A run that cannot go on from what its folder holds."""
+
+
+@dataclass
+class Counters:
+    """How far a run is; everything random is derived from the seed and these, so no generator needs saving.
+
+    Args:
+        step: finished optimizer steps.
+        best_figure: highest value so far of the figure that chooses the result.
+        best_step: step of that value.
+        stale_evaluations: evaluations since then.
+        seconds: time spent training, over all starts.
+    """
+
+    step: int = 0
+    best_figure: float | None = None
+    best_step: int = 0
+    stale_evaluations: int = 0
+    seconds: float = 0.0
+
+
+def save_state(
+    folder: Path,
+    *,
+    counters: Counters,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+) -> Path:
+    """Writes a state below `folder` and drops the oldest; a kill at any moment leaves a whole one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{counters.step:08d}"
+    scratch = folder / f".writing-{final.name}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        save_file(_tensors(module, optimizer, average), scratch / TENSORS)
+        (scratch / COUNTERS).write_text(json.dumps(asdict(counters), indent=1) + "\n")
+        for file in (scratch / TENSORS, scratch / COUNTERS, scratch):
+            _flush(file)
+        shutil.rmtree(final, ignore_errors=True)
+        scratch.rename(final)
+        _flush(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    for old in states(folder)[:-KEPT_STATES]:
+        shutil.rmtree(old)
+    return final
+
+
+def states(folder: Path) -> list[Path]:
+    """The complete states below a folder, oldest first."""
+    return sorted(folder.glob("step-*"))
+
+
+def restore_state(
+    path: Path, *, module: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None
+) -> Counters:
+    """Puts a saved state back into these objects.
+
+    Raises:
+        ResumeError: the state belongs to other parameters than these.
+    """
+    with safe_open(path / TENSORS, "pt") as file:
+        saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    expected = _tensors(module, optimizer, average, with_moments=False)
+    mismatched = [
+        name for name, value in expected.items() if name not in saved or saved[name].shape != value.shape
+    ]
+    if mismatched:
+        raise ResumeError(
+            f"{path} does not fit this configuration: {mismatched[0]} is missing or of another shape; "
+            "go on with the configuration it was written with, or start a new run with init"
+        )
+    with torch.no_grad():
+        for name, parameter in _trainable(module).items():
+            parameter.copy_(saved[f"weights.{name}"])
+    _restore_moments(optimizer, saved)
+    if average is not None:
+        average.restore({name: saved[f"average.{name}"] for name in average.values})
+    return Counters(**json.loads((path / COUNTERS).read_text()))
+
+
+def _tensors(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    *,
+    with_moments: bool = True,
+) -> dict[str, Tensor]:
+    tensors = {f"weights.{name}": value.detach() for name, value in _trainable(module).items()}
+    if average is not None:
+        tensors |= {f"average.{name}": value for name, value in average.values.items()}
+    if with_moments:
+        for name, parameter in _named(optimizer):
+            moments = optimizer.state[parameter]
+            tensors |= {f"{key}.{name}": moments[key] for key in _MOMENTS if key in moments}
+    return {name: value.contiguous() for name, value in tensors.items()}
+
+
+def _restore_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+    for name, parameter in _named(optimizer):
+        for key in _MOMENTS:
+            if f"{key}.{name}" in saved:
+                optimizer.state[parameter][key] = saved[f"{key}.{name}"].to(parameter.device).clone()
+
+
+def _named(optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
+    return [
+        pair for group in optimizer.param_groups for pair in zip(group["names"], group["params"], strict=True)
+    ]
+
+
+def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: value for name, value in module.named_parameters() if value.requires_grad}
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,81 @@
+"""Held-out images while training: captions for a person to read, figures for the log."""
+
+import numpy as np
+
+from models.captioner import Captioner
+from models.generation import GenerationOptions
+from training.config import DataConfig, EvaluationConfig, Places
+from training.data import CaptionedImages, Problems, read_captioned_folders
+from training.evaluate import (
+    SecondOpinion,
+    evaluation_features,
+    measure,
+    read_second_opinion,
+    write_captions,
+)
+from training.features import FeatureStore
+
+SHOWN_CAPTIONS = 4
+
+
+class Validation:
+    """Captions held-out images and measures the captions."""
+
+    def __init__(
+        self,
+        captioned: CaptionedImages,
+        features: FeatureStore,
+        config: EvaluationConfig,
+        *,
+        second: SecondOpinion | None = None,
+    ) -> None:
+        self._captioned, self._features, self._config, self._second = captioned, features, config, second
+
+    def figures(self, captioner: Captioner) -> dict[str, float]:
+        """What the captions are worth at the moment."""
+        captions = self._write(captioner, len(self._captioned))
+        measured = measure(captioner, self._captioned, self._features, captions=captions, second=self._second)
+        return dict(measured.figures)
+
+    def samples(self, captioner: Captioner) -> list[str]:
+        """A few captions beside a reference."""
+        captions = self._write(captioner, min(SHOWN_CAPTIONS, len(self._captioned)))
+        return [
+            f"{self._captioned.images.ids[row]}: {caption}   [{self._captioned.captions[row][0]}]"
+            for row, caption in enumerate(captions)
+        ]
+
+    def _write(self, captioner: Captioner, count: int) -> list[str]:
+        beams = self._config.num_beams
+        options = GenerationOptions(
+            strategy="beam" if beams > 1 else "greedy",
+            num_beams=beams,
+            max_tokens=captioner.config.max_tokens,
+        )
+        rows = np.arange(count)
+        return write_captions(
+            captioner, self._features, options, rows=rows, batch_size=self._config.batch_size
+        )
+
+
+def read_validation(
+    captioner: Captioner, data: DataConfig, config: EvaluationConfig, places: Places, problems: Problems
+) -> Validation | None:
+    """The validation images of a configuration, None without any."""
+    if not data.validation:
+        return None
+    captioned = read_captioned_folders([places.data / data.validation], problems)
+    limit = min(count for count in (len(captioned), data.max_validation, config.max_images) if count)
+    captioned = captioned.select(range(limit))
+    features, readable = evaluation_features(
+        captioned.images,
+        captioner.clip,
+        with_grid=captioner.config.mapping.kind == "grid",
+        cache=places.cache,
+        problems=problems,
+    )
+    captioned = captioned.select(readable)
+    second = None
+    if config.second_scorer:
+        second = read_second_opinion(places.run(config.second_scorer), captioned, places.cache)
+    return Validation(captioned, features, config, second=second)
