@@ -23,7 +23,7 @@ serve: $(INSTALLED)  ## run the service on http://127.0.0.1:8000
 	@exec $(BIN)/semicap serve
 
 test: $(INSTALLED)  ## run every test
-	$(BIN)/pytest
+	OMP_WAIT_POLICY=passive $(BIN)/pytest
 
 check: $(INSTALLED)  ## lint, types, import contracts, Dockerfile, compose file
 	$(BIN)/ruff check .

@@ -30,10 +30,16 @@ def configure_logging(*, level: str, format: Literal["auto", "json", "console"])
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(format)],
         )
     )
+    handler.addFilter(_is_ours_or_grave)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
+
+
+def _is_ours_or_grave(record: logging.LogRecord) -> bool:
+    """open_clip tells its loading step by step, through the root logger."""
+    return record.name != "root" or record.levelno >= logging.WARNING
 
 
 def _renderers(format: Literal["auto", "json", "console"]) -> list[Processor]:

@@ -34,7 +34,7 @@ class Settings(BaseSettings):
         ge=1,
         le=PILLOW_BOMB_LIMIT,
         description="Pixels (width x height) of one image, checked before decoding, which takes up to "
-        "10 bytes of memory for each pixel in each decode thread.",
+        "16 bytes of memory for each pixel in each decode thread.",
     )
     max_request_bytes: int = Field(50 * MEBIBYTE, ge=1, description="Bytes of one request body.")
     max_body_bytes_in_flight: int = Field(

@@ -108,8 +108,9 @@ class Sampler:
     def _straight_through(self, logits: Tensor, noise: Tensor, token_ids: Tensor) -> Tensor:
         """One-hot rows of the words and the end, nothing for padding; words alone carry a gradient.
 
-        CLIP pools at the end's row, so the linear estimate of another word instead of the end is wrong there:
-        with it, the gradient's cosine to a long REINFORCE estimate was -0.7 on a tiny model; without, +0.5.
+        CLIP pools at the end's row, so a linear estimate of another word in the end's place is wrong there.
+        Cosine to a long REINFORCE estimate with and without it: -0.7 and +0.5 on a tiny model that ends
+        anywhere; 0.83 both ways on the default model, whose end is certain after a full stop.
         """
         soft = ((self._allowed(logits) + noise) / self.gumbel_tau).softmax(dim=-1)
         is_token = (token_ids != self.pad_id).unsqueeze(-1)

@@ -108,8 +108,7 @@ CAPTIONS_RESPONSES: dict[int | str, dict[str, Any]] = problem_responses(
     DeadlineExceededError,
 )
 CAPTIONS_RESPONSES[413]["content"]["application/problem+json"]["example"] = examples.IMAGE_TOO_LARGE
-if examples.CAPTIONS_ANSWER is not None:
-    CAPTIONS_RESPONSES[200] = {"content": {"application/json": {"example": examples.CAPTIONS_ANSWER}}}
+CAPTIONS_RESPONSES[200] = {"content": {"application/json": {"example": examples.captions_answer()}}}
 
 
 def openapi_of(app: FastAPI) -> dict[str, Any]:

@@ -23,7 +23,7 @@ START_S = 240
 STOP_S = 30
 PHOTO = pictures.encoded(pictures.cat(400), "JPEG")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Service:

@@ -1,8 +1,10 @@
 """`semicap caption`: every output can be gone on with, a bad file costs only itself, no text is lost."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -163,7 +165,11 @@ def test_path_that_names_nothing_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_run_goes_on_where_it_was(tiny_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)  # two starts of a process, each importing torch
+@pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_stopped_run_goes_on_where_it_was(
+    stop: signal.Signals, status: int, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     for index, photo in enumerate(pictures.photos(120, edge=400)):
         (tmp_path / f"{index:03}.jpg").write_bytes(photo)
     output = tmp_path / "out.jsonl"
@@ -172,7 +178,9 @@ def test_killed_run_goes_on_where_it_was(tiny_checkpoint: Path, tmp_path: Path) 
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         while not output.exists() or output.stat().st_size < 2000:
             assert process.poll() is None
-        process.kill()
+            time.sleep(0.05)
+        process.send_signal(stop)
+    assert process.returncode == status
     first = output.read_bytes().count(b"\n")
     assert 0 < first < 120
     finished = subprocess.run(command, capture_output=True, text=True, check=False)

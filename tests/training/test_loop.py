@@ -139,7 +139,7 @@ def test_unknown_best_figure_names_the_known_ones(tmp_path: Path) -> None:
 
 
 def _wait_for_step(out: Path, step: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while _last_step(out) < step:
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline, "the run made no steps"
