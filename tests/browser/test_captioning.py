@@ -28,7 +28,7 @@ def test_picked_photo_shows_the_services_captions_and_scores(
     captions.wait_until_settled()
     answer = captions.ask_directly(photos["cat"], {"num_captions": "3", "prefix": "the dog"})
     expected = answer["results"][0]["captions"]
-    assert all(one["text"].startswith("the dog") for one in expected)
+    assert all(one["text"].startswith("The dog") for one in expected)
     plate = captions.plate("cat.png")
     expect(plate.locator(".caption-text")).to_have_text([caption["text"] for caption in expected])
     expect(plate.locator(".score-number")).to_have_text([f"{one['clip_score']:.2f}" for one in expected])

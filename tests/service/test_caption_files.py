@@ -175,7 +175,11 @@ def test_stopped_run_goes_on_where_it_was(
     output = tmp_path / "out.jsonl"
     command = [sys.executable, "-m", "service.cli", "caption", str(tmp_path), "--output", str(output)]
     command += ["--checkpoint", str(tiny_checkpoint), "--strategy", "greedy"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 - no other thread runs here
+    ) as process:
         while not output.exists() or output.stat().st_size < 2000:
             assert process.poll() is None
             time.sleep(0.05)
@@ -187,3 +191,8 @@ def test_stopped_run_goes_on_where_it_was(
     assert finished.returncode == 0
     assert "already done" in finished.stderr
     assert len({line["file_name"] for line in lines(output)}) == len(lines(output)) == 120
+
+
+def _heed_ctrl_c() -> None:
+    """A test run started in the background ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
