@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from training.disk import replace_text
+
 METADATA = "metadata.jsonl"
 PROBLEMS = "data-problems.json"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -62,7 +64,7 @@ class Problems:
     def report(self, out: Path) -> None:
         """Prints what was left out and writes the whole list beside a run's results."""
         out.mkdir(parents=True, exist_ok=True)
-        (out / PROBLEMS).write_text(json.dumps([vars(item) for item in self.items], indent=1) + "\n")
+        replace_text(out / PROBLEMS, json.dumps([vars(item) for item in self.items], indent=1) + "\n")
         console = Console(stderr=True)
         for line in self.lines():
             console.print(line, highlight=False, markup=False, soft_wrap=True)
