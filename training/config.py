@@ -269,11 +269,13 @@ class Places:
     Args:
         data: root of photos, captions and pretrained towers (--data).
         out: this run's own folder (--out); its parent is the folder of runs, where other steps' results are.
+        runs: the folder of runs where it is another than that.
         cache: decoded pixels and CLIP features, shared by the runs.
     """
 
     data: Path
     out: Path
+    runs: Path | None = None
 
     @property
     def cache(self) -> Path:
@@ -281,4 +283,4 @@ class Places:
 
     def run(self, relative: str) -> Path:
         """A result of another step."""
-        return self.out.parent / relative
+        return (self.runs or self.out.parent) / relative

@@ -16,6 +16,7 @@ from training.augment import as_jpeg
 from training.data import Images, Problems
 from training.pixels import read_pixel_batch
 from training.shards import ShardedArrays, cached_arrays
+from training.toml_reader import TrainingConfigError
 
 ENCODE_BATCH = 64
 JPEG_QUALITY = 40
@@ -73,11 +74,11 @@ def cached_features(
     """The features of all readable images, and their rows in `images`.
 
     Raises:
-        ValueError: a view that VIEWS does not have.
+        TrainingConfigError: a view that VIEWS does not have, or a grid that this CLIP does not have.
     """
     unknown = [view for view in views if view not in VIEWS]
     if unknown or not views:
-        raise ValueError(f"data.views is {list(views)}; it may hold {', '.join(VIEWS)}")
+        raise TrainingConfigError("data.views", [f"is {list(views)}; it may hold {', '.join(VIEWS)}"])
 
     def compute(paths: Sequence[Path]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
         pixels, unreadable = read_pixel_batch(paths, clip.preprocess, workers=workers)
@@ -88,7 +89,9 @@ def cached_features(
         if with_grid:
             grids = [grid for _, grid in parts if grid is not None]
             if not grids:
-                raise ValueError(f"{clip.name} has no feature map; mapping.kind must be mlp")
+                raise TrainingConfigError(
+                    "model.mapping.kind", [f"must be mlp: {clip.name} has no feature map"]
+                )
             arrays["grid"] = np.concatenate(grids)
         return arrays, unreadable
 

@@ -136,6 +136,13 @@ class PixelPairs:
 
 def run_joint(config: JointConfig, places: Places, problems: Problems, *, resume: bool) -> TrainingResult:
     """The stage from its configuration to its checkpoint."""
+    stage = build_joint(config, places, problems)
+    problems.report(places.out)
+    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+
+
+def build_joint(config: JointConfig, places: Places, problems: Problems) -> JointStage:
+    """The stage with its photos and captions read."""
     origin = from_checkpoint(places.run(config.init))
     labelled = read_captioned_folders([places.data / folder for folder in config.data.labelled], problems)
     labelled = labelled.select(
@@ -148,9 +155,7 @@ def run_joint(config: JointConfig, places: Places, problems: Problems, *, resume
         limits = (len(held_out), config.data.max_validation, config.evaluation.max_images)
         held_out = held_out.select(range(min(limit for limit in limits if limit)))
         validation = _with_pixels(held_out, origin, config, places, problems)
-    problems.report(places.out)
-    stage = JointStage(origin, config, training=training, validation=validation)
-    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+    return JointStage(origin, config, training=training, validation=validation)
 
 
 def _with_pixels(

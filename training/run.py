@@ -20,6 +20,8 @@ from training.config import (
     UnsupervisedConfig,
 )
 from training.data import Problems, read_captioned_folders, read_texts
+from training.disk import replace_text
+from training.dry_run import DryRun, dry_run
 from training.joint import run_joint
 from training.release import run_release
 from training.supervised import run_supervised
@@ -44,7 +46,11 @@ def read_step(
     if name not in STAGES or expected not in (None, name):
         wanted = repr(expected) if expected else " or ".join(map(repr, STAGES))
         raise TrainingConfigError(str(path), [f"stage is {name!r}; it must be {wanted}"])
-    return name, config_from(STAGES[name], values, source=str(path))
+    config = config_from(STAGES[name], values, source=str(path))
+    missing = [key for key in _required_sources(config) if not getattr(config.data, key)]  # type: ignore[union-attr]
+    if missing:
+        raise TrainingConfigError(str(path), [f"data.{key} names nothing to learn from" for key in missing])
+    return name, config
 
 
 def run_step(config: StageConfig, places: Places, *, resume: bool) -> Path:
@@ -61,7 +67,7 @@ def run_step(config: StageConfig, places: Places, *, resume: bool) -> Path:
     problems = Problems()
     result = runners[type(config)](config, places, resume, problems)
     summary = {"result": result.name, "config": asdict(config)}
-    (places.out / FINISHED).write_text(json.dumps(summary, indent=1) + "\n")
+    replace_text(places.out / FINISHED, json.dumps(summary, indent=1) + "\n")
     return result
 
 
@@ -70,13 +76,8 @@ def run_recipe(folder: Path, *, data: Path, out: Path) -> list[Path]:
 
     Each step writes to `out/<name of its file>`, where later steps find its result.
     """
-    files = sorted(folder.glob("*.toml"))
-    if not files:
-        raise TrainingConfigError(str(folder), ["has no .toml file"])
-    # All of them are read first: a mistake in the last step must not wait for hours of training.
-    steps = [(file.stem, read_step(file)[1]) for file in files]
     results = []
-    for name, config in steps:
+    for name, config in _read_recipe(folder):
         places = Places(data, out / name)
         if (places.out / FINISHED).is_file():
             summary = json.loads((places.out / FINISHED).read_text())
@@ -87,8 +88,36 @@ def run_recipe(folder: Path, *, data: Path, out: Path) -> list[Path]:
     return results
 
 
+def dry_run_recipe(folder: Path, *, data: Path, out: Path) -> list[DryRun]:
+    """What each step of a recipe would meet; an earlier step's result need not exist yet."""
+    steps = _read_recipe(folder)
+    names = [name for name, _ in steps]
+    return [
+        dry_run(name, config, Places(data, out / name), earlier=names[:place])
+        for place, (name, config) in enumerate(steps)
+    ]
+
+
+def _read_recipe(folder: Path) -> list[tuple[str, StageConfig]]:
+    """All steps: a mistake in the last one must not wait for hours of training."""
+    files = sorted(folder.glob("*.toml"))
+    if not files:
+        raise TrainingConfigError(str(folder), ["has no .toml file"])
+    return [(file.stem, read_step(file)[1]) for file in files]
+
+
+def _required_sources(config: StageConfig) -> Sequence[str]:
+    sources: dict[type[Any], Sequence[str]] = {
+        TextConfig: ("text",),
+        JointConfig: ("labelled",),
+        SupervisedConfig: ("labelled",),
+        UnsupervisedConfig: ("unlabelled",),
+    }
+    return sources.get(type(config), ())
+
+
 def _run_tokenizer(config: TokenizerConfig, places: Places, resume: bool, problems: Problems) -> Path:
-    captions = read_texts([places.data / file for file in config.data.text], problems)
+    captions = list(read_texts([places.data / file for file in config.data.text], problems).texts)
     if config.data.labelled:
         labelled = read_captioned_folders([places.data / folder for folder in config.data.labelled], problems)
         captions += [caption for group in labelled.captions for caption in group]

@@ -14,8 +14,6 @@ from training.order import seed_at
 from training.starting import Origin, from_checkpoint, from_shape
 from training.validation import Validation, read_validation
 
-TEXT_FOLDER = "text-pretraining"
-
 
 class SupervisedStage:
     """All captions drawn for an image share its prefix, so a batch costs little more than its captions."""
@@ -60,13 +58,22 @@ def run_supervised(
     config: SupervisedConfig, places: Places, problems: Problems, *, resume: bool
 ) -> TrainingResult:
     """Stage 1 from its configuration to its checkpoint."""
-    origin = (
-        from_checkpoint(places.run(config.init))
-        if config.init
-        else from_shape(config.model, places, seed=seed_at(0, seed=config.loop.seed))
-    )
+    stage = build_supervised(starting_point(config, places), config, places, problems)
+    problems.report(places.out)
+    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+
+
+def starting_point(config: SupervisedConfig, places: Places) -> Origin:
+    """The checkpoint that the configuration names, or a new captioner."""
+    if config.init:
+        return from_checkpoint(places.run(config.init))
+    return from_shape(config.model, places, seed=seed_at(0, seed=config.loop.seed))
+
+
+def build_supervised(
+    origin: Origin, config: SupervisedConfig, places: Places, problems: Problems
+) -> SupervisedStage:
+    """The stage with its photos and captions read."""
     pairs = read_pairs(origin.captioner, config.data, places, problems)
     validation = read_validation(origin.captioner, config.data, config.evaluation, places, problems)
-    problems.report(places.out)
-    stage = SupervisedStage(origin, config, pairs=pairs, validation=validation)
-    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+    return SupervisedStage(origin, config, pairs=pairs, validation=validation)
