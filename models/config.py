@@ -33,6 +33,8 @@ def _read(hint: Any, name: str, value: Any) -> Any:
         return hint.from_dict(value)
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise ConfigError(f"{name} is {value!r}; it may be {', '.join(map(repr, get_args(hint)))}")
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(value)
     if hint is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise ConfigError(f"{name} is {value!r}; it must be a whole number")
     return value
@@ -89,6 +91,8 @@ class DecoderConfig(DictConfig):
         width, layers, heads: as in GPT-2 (768, 12, 12 for its small size).
         max_length: positions for prefix and caption together.
         dropout: share dropped after embeddings, attention and MLP in training.
+        closing_ids: ids that end a caption and stay part of it, for a decoder that was never taught to end:
+            the full stop of ClipCap's published weights. An id given by the caller does not end it.
         pretrained: transformers' name of the GPT-2 weights to start from ("gpt2"); only read when a captioner
             is created, never when a checkpoint is loaded.
     """
@@ -100,9 +104,12 @@ class DecoderConfig(DictConfig):
     heads: int
     max_length: int
     dropout: float = 0.0
+    closing_ids: tuple[int, ...] = ()
     pretrained: str | None = None
 
     def __post_init__(self) -> None:
+        if any(not 0 <= id < self.vocab_size for id in self.closing_ids):
+            raise ConfigError(f"decoder closing_ids are {self.closing_ids}; ids are below {self.vocab_size}")
         if self.width % self.heads:
             raise ConfigError(f"decoder width {self.width} is not a multiple of its {self.heads} heads")
 

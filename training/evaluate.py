@@ -17,7 +17,7 @@ from models.captioner import Captioner
 from models.checkpoint import load_captioner, read_manifest
 from models.clip import LOCAL_PREFIX, ClipEncoder
 from models.config import ClipConfig
-from models.decoding import decode
+from models.decode import decode
 from models.generation import GenerationOptions
 from training.data import CaptionedImages, Images, Problems, read_captioned_images
 from training.features import FeatureStore, cached_features
