@@ -8,9 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from models.bridge import AlignedBridge, IdentityBridge, VocabularyBridge
-from models.clip import ClipEncoder, ImageFeatures
+from models.clip import ClipEncoder
 from models.config import CaptionerConfig, ConfigError
 from models.decoder import CaptionDecoder
+from models.image_features import ImageFeatures
 from models.mapping import GridMapping, MlpMapping, build_mapping
 from models.tokenizer import CaptionTokenizer
 

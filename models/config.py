@@ -65,6 +65,8 @@ class MappingConfig(DictConfig):
         hidden_width: width of the MLP's hidden layer; 0 means half of its output, as in ClipCap.
         grid_cells: cells of the feature map, for "grid" only (49 for 7 x 7).
         grid_channels: channels of the feature map, for "grid" only.
+        embedding: "unit" reads CLIP's embedding at length 1, "raw" at the length that CLIP gave it, as the
+            published MLP weights of ClipCap do.
         dropout: share of prefix features dropped in training.
     """
 
@@ -73,6 +75,7 @@ class MappingConfig(DictConfig):
     hidden_width: int = 0
     grid_cells: int = 0
     grid_channels: int = 0
+    embedding: Literal["unit", "raw"] = "unit"
     dropout: float = 0.0
 
     @property

@@ -127,6 +127,7 @@ def evaluate_checkpoint(
         captioned.images,
         captioner.clip,
         with_grid=captioner.config.mapping.kind == "grid",
+        with_norm=captioner.config.mapping.embedding == "raw",
         cache=cache,
         problems=problems,
     )
@@ -201,11 +202,24 @@ def write_captions(
 
 
 def evaluation_features(
-    images: Images, clip: ClipEncoder, *, with_grid: bool, cache: Path, problems: Problems
+    images: Images,
+    clip: ClipEncoder,
+    *,
+    with_grid: bool,
+    with_norm: bool = False,
+    cache: Path,
+    problems: Problems,
 ) -> tuple[FeatureStore, list[int]]:
     """Features of the pictures as they are, and the rows of the readable ones."""
     return cached_features(
-        images, clip, views=("original",), with_grid=with_grid, cache=cache, workers=2, problems=problems
+        images,
+        clip,
+        views=("original",),
+        with_grid=with_grid,
+        with_norm=with_norm,
+        cache=cache,
+        workers=2,
+        problems=problems,
     )
 
 

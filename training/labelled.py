@@ -88,6 +88,7 @@ def read_pairs(captioner: Captioner, data: DataConfig, places: Places, problems:
         captioner.clip,
         views=data.views,
         with_grid=captioner.config.mapping.kind == "grid",
+        with_norm=captioner.config.mapping.embedding == "raw",
         cache=places.cache,
         workers=data.workers,
         problems=problems,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.clip import ImageFeatures
+from models.image_features import ImageFeatures
 from training.config import Places, SupervisedConfig
 from training.data import Problems, read_texts
 from training.labelled import CaptionPairs, encode_texts, padded, read_pairs
