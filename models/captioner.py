@@ -11,7 +11,7 @@ from models.bridge import AlignedBridge, IdentityBridge, VocabularyBridge
 from models.clip import ClipEncoder, ImageFeatures
 from models.config import CaptionerConfig, ConfigError
 from models.decoder import CaptionDecoder
-from models.mapping import GridMapping, MlpMapping, build_mapping
+from models.mapping import MappingNetwork, build_mapping
 from models.tokenizer import CaptionTokenizer
 
 Part = Literal["mapping", "decoder"]
@@ -23,7 +23,7 @@ class Captioner(nn.Module):
     def __init__(
         self,
         clip: ClipEncoder,
-        mapping: MlpMapping | GridMapping,
+        mapping: MappingNetwork,
         decoder: CaptionDecoder,
         *,
         tokenizer: CaptionTokenizer,
