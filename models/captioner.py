@@ -12,7 +12,7 @@ from models.clip import ClipEncoder
 from models.config import CaptionerConfig, ConfigError
 from models.decoder import CaptionDecoder
 from models.image_features import ImageFeatures
-from models.mapping import GridMapping, MlpMapping, build_mapping
+from models.mapping import MappingNetwork, build_mapping
 from models.tokenizer import CaptionTokenizer
 
 Part = Literal["mapping", "decoder"]
@@ -24,7 +24,7 @@ class Captioner(nn.Module):
     def __init__(
         self,
         clip: ClipEncoder,
-        mapping: MlpMapping | GridMapping,
+        mapping: MappingNetwork,
         decoder: CaptionDecoder,
         *,
         tokenizer: CaptionTokenizer,

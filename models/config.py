@@ -60,7 +60,7 @@ class MappingConfig(DictConfig):
 
     Args:
         kind: "mlp" reads the image embedding alone (ClipCap, arXiv 2111.09734); "grid" adds one prefix vector
-            for each cell of the image tower's last feature map.
+            for each cell of the image tower's last feature map; "transformer" is ClipCap's other network.
         prefix_length: vectors made from the image embedding; 10 in arXiv 2306.15111.
         hidden_width: width of the MLP's hidden layer; 0 means half of its output, as in ClipCap.
         grid_cells: cells of the feature map, for "grid" only (49 for 7 x 7).
@@ -68,15 +68,20 @@ class MappingConfig(DictConfig):
         embedding: "unit" reads CLIP's embedding at length 1, "raw" at the length that CLIP gave it, as the
             published MLP weights of ClipCap do.
         dropout: share of prefix features dropped in training.
+        layers, heads: of the "transformer"; 8 and 8 in ClipCap.
+        clip_length: vectors that the "transformer" makes from the embedding to read; 10 in ClipCap.
     """
 
-    kind: Literal["mlp", "grid"] = "mlp"
+    kind: Literal["mlp", "grid", "transformer"] = "mlp"
     prefix_length: int = 10
     hidden_width: int = 0
     grid_cells: int = 0
     grid_channels: int = 0
     embedding: Literal["unit", "raw"] = "unit"
     dropout: float = 0.0
+    layers: int = 8
+    heads: int = 8
+    clip_length: int = 10
 
     @property
     def total_length(self) -> int:
