@@ -1,5 +1,7 @@
 """Mapping networks: what they read of the image."""
 
+from typing import Literal
+
 import pytest
 import torch
 
@@ -8,12 +10,13 @@ from models.image_features import ImageFeatures
 from models.mapping import build_mapping
 
 
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
 @torch.no_grad()
-def test_raw_embedding_is_read_at_its_own_length() -> None:
+def test_raw_embedding_is_read_at_its_own_length(kind: Literal["mlp", "transformer"]) -> None:
     unit = torch.nn.functional.normalize(torch.randn(2, 8), dim=-1)
     features = ImageFeatures(unit, norm=torch.tensor([10.0, 0.5]))
-    raw = build_mapping(MappingConfig("mlp", 2, embedding="raw"), embed_dim=8, width=4)
-    plain = build_mapping(MappingConfig("mlp", 2), embed_dim=8, width=4)
+    raw = build_mapping(MappingConfig(kind, 2, embedding="raw"), embed_dim=8, width=8)
+    plain = build_mapping(MappingConfig(kind, 2), embed_dim=8, width=8)
     plain.load_state_dict(raw.state_dict())
     scaled = ImageFeatures(unit * torch.tensor([[10.0], [0.5]]))
     torch.testing.assert_close(raw(features), plain(scaled))
