@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from models.clip import ClipEncoder
 from models.tokenizer import CaptionTokenizer
@@ -27,6 +28,9 @@ class VocabularyBridge(Protocol):
             token_ids: words, end-of-text, padding; a caption cut at its limit has no end-of-text.
         """
 
+    def clip_ids(self, captions: Sequence[Int[Tensor, "length"]]) -> Int[Tensor, "captions clip_length"]:
+        """Captions (words, end-of-text) as CLIP's text tower reads them: start, words, end, zeros."""
+
 
 class IdentityBridge:
     """For a decoder that writes CLIP's own ids: value and gradient are exact."""
@@ -42,6 +46,11 @@ class IdentityBridge:
         edge = words.new_zeros(len(words), 1, words.shape[2])
         embeddings = torch.cat([start.expand_as(edge), words, end.expand_as(edge)], dim=1)
         return embeddings, lengths + 1
+
+    def clip_ids(self, captions: Sequence[Tensor]) -> Tensor:
+        start = torch.tensor([self._clip.tokenizer.sot_token_id])
+        ids = [torch.cat([start.to(caption), caption]) for caption in captions]
+        return pad_sequence(ids, batch_first=True).to(self._clip.text.positional_embedding.device)
 
 
 class AlignedBridge:
@@ -60,7 +69,7 @@ class AlignedBridge:
 
     def __call__(self, one_hot: Tensor, token_ids: Tensor) -> SoftCaptions:
         rows = token_ids.tolist()
-        clip_ids = self._clip.tokenize([self._tokenizer.decode(row) for row in rows])
+        clip_ids = self.clip_ids(list(token_ids))
         exact = self._clip.text.token_embedding(clip_ids)
         ends = (clip_ids == self._clip.tokenizer.eot_token_id).int().argmax(dim=1)
         alignment = torch.zeros(len(rows), clip_ids.shape[1], token_ids.shape[1])
@@ -68,6 +77,9 @@ class AlignedBridge:
             self._align(alignment[caption], row, ids[:end])
         expected = alignment.to(one_hot) @ (one_hot @ self._expected_embeddings().to(one_hot))
         return exact + expected - expected.detach(), ends
+
+    def clip_ids(self, captions: Sequence[Tensor]) -> Tensor:
+        return self._clip.tokenize([self._tokenizer.decode(caption.tolist()) for caption in captions])
 
     def _align(self, alignment: Tensor, token_ids: Sequence[int], clip_ids: Sequence[int]) -> None:
         """Fills (CLIP position, decoder position) with the share of the former's characters in the latter."""

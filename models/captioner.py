@@ -15,11 +15,11 @@ from models.image_features import ImageFeatures
 from models.mapping import MappingNetwork, build_mapping
 from models.tokenizer import CaptionTokenizer
 
-Part = Literal["mapping", "decoder"]
+Part = Literal["image tower", "text tower", "mapping", "decoder"]
 
 
 class Captioner(nn.Module):
-    """Composes its parts and says which of them learn; CLIP never does."""
+    """Composes its parts and says which of them learn; CLIP does not unless asked to."""
 
     def __init__(
         self,
@@ -64,6 +64,16 @@ class Captioner(nn.Module):
         logits: Tensor = self.decoder(self.prefix(features), token_ids, captions_per_image=captions_per_image)
         return logits
 
+    def states(
+        self,
+        features: ImageFeatures,
+        token_ids: Int[Tensor, "captions length"],
+        *,
+        captions_per_image: int = 1,
+    ) -> Float[Tensor, "captions length width"]:
+        """As forward, before the decoder's `output_weight` makes logits of it."""
+        return self.decoder.states(self.prefix(features), token_ids, captions_per_image=captions_per_image)
+
     def encode_soft_captions(
         self, one_hot: Float[Tensor, "captions length vocab"], token_ids: Int[Tensor, "captions length"]
     ) -> Float[Tensor, "captions embed"]:
@@ -79,6 +89,8 @@ class Captioner(nn.Module):
 
     def set_trainable(self, parts: Collection[Part]) -> None:
         """Lets exactly these parts learn."""
+        self.clip.requires_grad_("text tower" in parts)
+        self.clip.visual.requires_grad_("image tower" in parts)
         self.mapping.requires_grad_("mapping" in parts)
         self.decoder.requires_grad_("decoder" in parts)
 

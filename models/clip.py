@@ -71,6 +71,12 @@ class ClipEncoder(nn.Module):
         return self._text[0]
 
     @property
+    def visual(self) -> nn.Module:
+        """The image tower."""
+        tower: nn.Module = self.model.visual  # type: ignore[assignment]
+        return tower
+
+    @property
     def embed_dim(self) -> int:
         projection = self.text.text_projection
         return int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])

@@ -1,5 +1,6 @@
 """The caption decoder: GPT-2's architecture behind an image prefix, teacher-forced or with a cache."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,23 +130,23 @@ class CaptionDecoder(nn.Module):
             captions_per_image: rows of `token_ids` that belong to each image, next to each other. The prefix
                 is computed once for all of them.
         """
-        return self.forward_embeddings(
-            prefix, self.token_embedding(token_ids[:, :-1]), captions_per_image=captions_per_image
-        )
+        return self._logits(self.states(prefix, token_ids, captions_per_image=captions_per_image))
 
-    def forward_embeddings(
+    def states(
         self,
         prefix: Float[Tensor, "images prefix width"],
-        embeddings: Float[Tensor, "captions words width"],
+        token_ids: Int[Tensor, "captions length"],
         *,
         captions_per_image: int = 1,
-    ) -> Float[Tensor, "captions words+1 vocab"]:
-        """As forward, of the embeddings of all tokens but the last."""
-        first, continuation = self.begin(prefix, captions_per_image=captions_per_image)
-        if embeddings.shape[1] == 0:
-            return first.unsqueeze(1)
-        following, _ = self._follow(embeddings, continuation)
-        return torch.cat([first.unsqueeze(1), following], dim=1)
+    ) -> Float[Tensor, "captions length width"]:
+        """As forward, before `output_weight` makes logits of it: a loss may not need all of them at once."""
+        last, keys_values = self._read_prefix(prefix)
+        first = _repeat(last, captions_per_image).unsqueeze(1)
+        if token_ids.shape[1] == 1:
+            return self.norm(first)  # type: ignore[no-any-return]
+        embeddings = self.token_embedding(token_ids[:, :-1])
+        following, _ = self._follow(embeddings, _continuation(keys_values, captions_per_image))
+        return self.norm(torch.cat([first, following], dim=1))  # type: ignore[no-any-return]
 
     def begin(
         self, prefix: Float[Tensor, "images prefix width"], *, captions_per_image: int = 1
@@ -155,15 +156,15 @@ class CaptionDecoder(nn.Module):
         A prefix shorter than `prefix_length` takes the last positions, so that the caption's stay the same.
         """
         last, keys_values = self._read_prefix(prefix)
-        copies = [tuple(_repeat(part, captions_per_image) for part in pair) for pair in keys_values]
-        return _repeat(self._logits(last), captions_per_image), Continuation(tuple(copies))  # type: ignore[arg-type]
+        first = self._logits(self.norm(last))
+        return _repeat(first, captions_per_image), _continuation(keys_values, captions_per_image)
 
     def advance(
         self, embeddings: Float[Tensor, "captions width"], continuation: Continuation
     ) -> tuple[Float[Tensor, "captions vocab"], Continuation]:
         """Logits after one more token, given its embedding; gradients flow through the whole history."""
-        logits, longer = self._follow(embeddings.unsqueeze(1), continuation)
-        return logits.squeeze(1), longer
+        x, longer = self._follow(embeddings.unsqueeze(1), continuation)
+        return self._logits(self.norm(x.squeeze(1))), longer
 
     def _read_prefix(self, prefix: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         length = prefix.shape[1]
@@ -188,7 +189,7 @@ class CaptionDecoder(nn.Module):
             keys, values = torch.cat([past_keys, keys], dim=2), torch.cat([past_values, values], dim=2)
             keys_values.append((keys, values))
             x = block.finish(x, queries, keys, values, mask)
-        return self._logits(x), Continuation(tuple(keys_values), continuation.num_tokens + length)
+        return x, Continuation(tuple(keys_values), continuation.num_tokens + length)
 
     def new_cache(self, *, images: int, rows: int, max_tokens: int) -> KVCache:
         """An empty cache for `images` prefixes and `rows` captions of up to `max_tokens` tokens."""
@@ -206,7 +207,7 @@ class CaptionDecoder(nn.Module):
         for layer, (keys, values) in enumerate(keys_values):
             cache.prefix[0, layer].index_copy_(0, image_slots, keys)
             cache.prefix[1, layer].index_copy_(0, image_slots, values)
-        return self._logits(last)
+        return self._logits(self.norm(last))
 
     def step(
         self,
@@ -243,14 +244,19 @@ class CaptionDecoder(nn.Module):
             seen = cache.tokens[:, layer, cells, columns].transpose(2, 3)
             both = torch.cat([cache.prefix[:, layer, image_slots], seen], dim=3)
             x = block.finish(x, queries, both[0], both[1], mask)
-        return self._logits(x.squeeze(1))
+        return self._logits(self.norm(x.squeeze(1)))
 
     @property
     def _layers(self) -> list[Block]:
         return list(self.blocks)  # type: ignore[arg-type]
 
-    def _logits(self, x: Tensor) -> Tensor:
-        return functional.linear(self.norm(x), self.token_embedding.weight[: self.config.vocab_size])
+    @property
+    def output_weight(self) -> Float[Tensor, "vocab width"]:
+        """From states to logits; the token embeddings themselves, without the padding row."""
+        return self.token_embedding.weight[: self.config.vocab_size]
+
+    def _logits(self, states: Tensor) -> Tensor:
+        return functional.linear(states, self.output_weight)
 
     def load_gpt2(self, gpt2: GPT2LMHeadModel) -> None:
         """Takes the weights of a transformers GPT-2 of the same size; the padding row stays as it is."""
@@ -270,6 +276,12 @@ class CaptionDecoder(nn.Module):
 
 def _repeat(x: Tensor, copies: int) -> Tensor:
     return x if copies == 1 else x.repeat_interleave(copies, dim=0)
+
+
+def _continuation(keys_values: Sequence[tuple[Tensor, Tensor]], copies: int) -> Continuation:
+    return Continuation(
+        tuple((_repeat(keys, copies), _repeat(values, copies)) for keys, values in keys_values)
+    )
 
 
 def _copy_norm(target: nn.LayerNorm, source: Any) -> None:

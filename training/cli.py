@@ -51,12 +51,20 @@ def train_tokenizer(
     _train("tokenizer", config, Places(data, out), overrides or [], resume=resume)
 
 
-@train_app.command("contrastive")
-def train_contrastive(
+@train_app.command("text")
+def train_text(
     config: ConfigFile, data: DataRoot, out: OutFolder, overrides: Overrides = None, resume: Resume = False
 ) -> None:
-    """Train a small CLIP on labelled photos."""
-    _train("contrastive", config, Places(data, out), overrides or [], resume=resume)
+    """Start a small CLIP and a decoder on captions alone."""
+    _train("text", config, Places(data, out), overrides or [], resume=resume)
+
+
+@train_app.command("joint")
+def train_joint(
+    config: ConfigFile, data: DataRoot, out: OutFolder, overrides: Overrides = None, resume: Resume = False
+) -> None:
+    """Go on with both from the pixels of labelled photos."""
+    _train("joint", config, Places(data, out), overrides or [], resume=resume)
 
 
 @train_app.command("supervised")

@@ -153,6 +153,16 @@ def read_images(folder: Path, problems: Problems) -> Images:
     return Images(tuple(str(path.relative_to(folder)) for path in paths), tuple(paths))
 
 
+def read_caption_groups(files: Sequence[Path], problems: Problems) -> list[tuple[str, ...]]:
+    """The captions in jsonl files, those of one image (`source` and `image` in each line) together."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for path in files:
+        for number, record in _records(path):
+            image = (record.get("source"), record["image"]) if "image" in record else (path, number)
+            groups.setdefault(image, []).extend(_clean_captions(record, f"{path}:{number}", problems))
+    return [tuple(captions) for captions in groups.values()]
+
+
 def read_texts(files: Sequence[Path], problems: Problems) -> list[str]:
     """The captions in jsonl files that have `text` in each line; empty ones are problems."""
     texts: list[str] = []

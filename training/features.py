@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -30,6 +31,16 @@ class FeatureStore:
     def __init__(self, arrays: ShardedArrays, views: int) -> None:
         self._arrays = arrays
         self._views = views
+
+    @classmethod
+    def in_memory(cls, features: ImageFeatures) -> Self:
+        """One view of each image, of features that are still to change."""
+        parts = {"embedding": features.embedding}
+        if features.grid is not None:
+            parts["grid"] = features.grid
+        if features.norm is not None:
+            parts["norm"] = features.norm
+        return cls(ShardedArrays.of({name: _stored([part]) for name, part in parts.items()}), 1)
 
     def __len__(self) -> int:
         return len(self._arrays)

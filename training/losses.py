@@ -5,9 +5,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from training.linear_cross_entropy import linear_cross_entropy
+
 
 def caption_cross_entropy(
-    logits: Float[Tensor, "captions length vocab"],
+    states: Float[Tensor, "captions length width"],
+    output_weight: Float[Tensor, "vocab width"],
     token_ids: Int[Tensor, "captions length"],
     *,
     pad_id: int,
@@ -16,13 +19,12 @@ def caption_cross_entropy(
     """Mean negative log-likelihood of a token; end-of-text counts, padding does not.
 
     Args:
-        logits: row t predicts `token_ids[:, t]`.
+        states: of the decoder; row t predicts `token_ids[:, t]`.
+        output_weight: makes logits of states.
     """
-    return functional.cross_entropy(
-        logits.flatten(0, 1).float(),
-        token_ids.flatten(),
-        ignore_index=pad_id,
-        label_smoothing=label_smoothing,
+    is_token = token_ids != pad_id
+    return linear_cross_entropy(
+        states[is_token], output_weight, token_ids[is_token], label_smoothing=label_smoothing
     )
 
 

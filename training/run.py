@@ -10,19 +10,20 @@ from rich.console import Console
 
 from training.config import (
     STAGES,
-    ContrastiveConfig,
+    JointConfig,
     Places,
     ReleaseConfig,
     StageConfig,
     SupervisedConfig,
+    TextConfig,
     TokenizerConfig,
     UnsupervisedConfig,
 )
-from training.contrastive import build_contrastive
 from training.data import Problems, read_captioned_folders, read_texts
-from training.loop import train
+from training.joint import run_joint
 from training.release import run_release
 from training.supervised import run_supervised
+from training.text import run_text
 from training.toml_reader import TrainingConfigError, config_from, read_toml
 from training.unsupervised import run_unsupervised
 from training.vocabulary import learn_merges, write_merges
@@ -51,7 +52,8 @@ def run_step(config: StageConfig, places: Places, *, resume: bool) -> Path:
     places.out.mkdir(parents=True, exist_ok=True)
     runners: dict[type[Any], Callable[[Any, Places, bool, Problems], Path]] = {
         TokenizerConfig: _run_tokenizer,
-        ContrastiveConfig: _run_contrastive,
+        TextConfig: _run_text,
+        JointConfig: _run_joint,
         SupervisedConfig: _run_supervised,
         UnsupervisedConfig: _run_unsupervised,
         ReleaseConfig: _run_release,
@@ -96,10 +98,12 @@ def _run_tokenizer(config: TokenizerConfig, places: Places, resume: bool, proble
     return places.out / MERGES
 
 
-def _run_contrastive(config: ContrastiveConfig, places: Places, resume: bool, problems: Problems) -> Path:
-    stage = build_contrastive(config, places, problems)
-    problems.report(places.out)
-    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume).folder
+def _run_text(config: TextConfig, places: Places, resume: bool, problems: Problems) -> Path:
+    return run_text(config, places, problems, resume=resume).folder
+
+
+def _run_joint(config: JointConfig, places: Places, resume: bool, problems: Problems) -> Path:
+    return run_joint(config, places, problems, resume=resume).folder
 
 
 def _run_supervised(config: SupervisedConfig, places: Places, resume: bool, problems: Problems) -> Path:

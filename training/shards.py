@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from rich.console import Console
@@ -27,6 +28,15 @@ class ShardedArrays:
 
     shards: Mapping[str, tuple[np.ndarray, ...]]
     rows: np.ndarray
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Self:
+        """Arrays that are in memory already; all of them have as many rows."""
+        splits = {
+            name: tuple(values[at : at + SHARD_ROWS] for at in range(0, len(values), SHARD_ROWS))
+            for name, values in arrays.items()
+        }
+        return cls(splits, np.arange(len(next(iter(arrays.values())))))
 
     def __len__(self) -> int:
         return len(self.rows)

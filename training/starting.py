@@ -1,7 +1,8 @@
 """Where a captioning stage starts from and what its result says of itself."""
 
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from models.clip import LOCAL_CONFIG, LOCAL_PREFIX, ClipEncoder
 from models.config import CaptionerConfig, ClipConfig, DecoderConfig
 from models.tokenizer import CaptionTokenizer, ClipVocabulary, Gpt2Vocabulary
 from training.config import CaptionerShape, DataConfig, Places
+from training.toml_reader import TrainingConfigError
+from training.towers import save_towers
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,33 @@ class Origin:
             clip_folder=self.clip_folder,
             dtype=getattr(torch, dtype),
         )
+
+
+def check_clip_can_be_saved(origin: Origin) -> None:
+    """Raises TrainingConfigError when a CLIP from the hub would learn: checkpoints only name it."""
+    is_learning = any(parameter.requires_grad for parameter in origin.captioner.clip.parameters())
+    if is_learning and origin.clip_folder is None:
+        raise TrainingConfigError(
+            "frozen", [f'{origin.captioner.clip.name} is from the hub and would learn; add "clip."']
+        )
+
+
+def write_with_clip(
+    origin: Origin,
+    folder: Path,
+    *,
+    stage: str,
+    step: int,
+    dtype: str,
+    data: DataConfig,
+    figures: Mapping[str, float],
+) -> None:
+    """As `Origin.write_checkpoint`, with the CLIP towers as they are now instead of where they started."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if origin.clip_folder is not None:
+            towers = save_towers(origin.captioner.clip, origin.clip_folder, Path(scratch))
+            origin = replace(origin, clip_folder=towers)
+        origin.write_checkpoint(folder, stage=stage, step=step, dtype=dtype, data=data, figures=figures)
 
 
 def from_checkpoint(folder: Path) -> Origin:

@@ -12,10 +12,9 @@ from models.image_features import ImageFeatures
 from training.config import Places, UnsupervisedConfig
 from training.data import Problems, read_image_folders, sample_rows
 from training.features import FeatureStore, cached_features
-from training.labelled import CaptionPairs, read_pairs
+from training.labelled import CaptionPairs, captions_loss, read_pairs
 from training.loop import Losses, TrainingResult, train
 from training.losses import (
-    caption_cross_entropy,
     clip_similarity_loss,
     kl_to_reference,
     length_excess,
@@ -121,14 +120,10 @@ class UnsupervisedStage:
         return parts
 
     def _replay(self, pairs: CaptionPairs, generator: torch.Generator) -> Tensor:
-        count, pad_id = self._config.captions_per_image, self.module.tokenizer.pad_id
         rows = torch.randint(len(pairs), (self._config.replay_images,), generator=generator).numpy()
-        token_ids = pairs.draw(rows, count=count, pad_id=pad_id, generator=generator).to(self.module.device)
+        captions = pairs.draw(rows, count=self._config.captions_per_image, generator=generator)
         features = pairs.features.batch(rows, generator=generator).to(self.module.device)
-        logits = self.module(features, token_ids, captions_per_image=count)
-        return caption_cross_entropy(
-            logits, token_ids, pad_id=pad_id, label_smoothing=self._config.label_smoothing
-        )
+        return captions_loss(self.module, features, captions, label_smoothing=self._config.label_smoothing)
 
 
 def run_unsupervised(

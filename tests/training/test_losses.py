@@ -25,12 +25,15 @@ def test_cross_entropy_counts_the_end_and_not_the_padding() -> None:
     expected = -(
         log_probs[0, 0, 1] + log_probs[0, 1, 2] + log_probs[0, 2, 6] + log_probs[1, 0, 3] + log_probs[1, 1, 6]
     )
-    assert caption_cross_entropy(logits, token_ids, pad_id=PAD).item() == pytest.approx(expected.item() / 5)
+    loss = caption_cross_entropy(logits, torch.eye(PAD), token_ids, pad_id=PAD)
+    assert loss.item() == pytest.approx(expected.item() / 5)
 
 
 def test_padding_gets_no_gradient_even_with_label_smoothing() -> None:
     logits = _normal(1, 3, PAD).requires_grad_()
-    caption_cross_entropy(logits, torch.tensor([[1, 6, PAD]]), pad_id=PAD, label_smoothing=0.1).backward()  # type: ignore[no-untyped-call]
+    token_ids = torch.tensor([[1, 6, PAD]])
+    loss = caption_cross_entropy(logits, torch.eye(PAD), token_ids, pad_id=PAD, label_smoothing=0.1)
+    loss.backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert logits.grad[0, 2].abs().max() == 0
     assert logits.grad[0, 1].abs().max() > 0
