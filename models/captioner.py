@@ -8,10 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from models.bridge import AlignedBridge, IdentityBridge, VocabularyBridge
-from models.clip import ClipEncoder, ImageFeatures
+from models.clip import ClipEncoder
 from models.config import CaptionerConfig, ConfigError
 from models.decoder import CaptionDecoder
-from models.mapping import GridMapping, MlpMapping, build_mapping
+from models.image_features import ImageFeatures
+from models.mapping import MappingNetwork, build_mapping
 from models.tokenizer import CaptionTokenizer
 
 Part = Literal["image tower", "text tower", "mapping", "decoder"]
@@ -23,7 +24,7 @@ class Captioner(nn.Module):
     def __init__(
         self,
         clip: ClipEncoder,
-        mapping: MlpMapping | GridMapping,
+        mapping: MappingNetwork,
         decoder: CaptionDecoder,
         *,
         tokenizer: CaptionTokenizer,

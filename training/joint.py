@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.clip import ImageFeatures
+from models.image_features import ImageFeatures
 from training.augment import augment
 from training.config import JointConfig, Places
 from training.data import CaptionedImages, Problems, read_captioned_folders, sample_rows

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.captioner import Captioner
-from models.clip import ImageFeatures
+from models.image_features import ImageFeatures
 from training.config import DataConfig, Places
 from training.data import CaptionedImages, Problems, read_captioned_folders, sample_rows
 from training.features import FeatureStore, cached_features
@@ -107,6 +107,7 @@ def read_pairs(captioner: Captioner, data: DataConfig, places: Places, problems:
         captioner.clip,
         views=data.views,
         with_grid=captioner.config.mapping.kind == "grid",
+        with_norm=captioner.config.mapping.embedding == "raw",
         cache=places.cache,
         workers=data.workers,
         problems=problems,

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from models.clip import ImageFeatures
+from models.image_features import ImageFeatures
 from training.config import Places, TextConfig
 from training.data import Problems, read_caption_groups, read_captioned_folders
 from training.labelled import captions_loss, draw_captions, encode_texts

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.captioner import Captioner
-from models.clip import ImageFeatures
+from models.image_features import ImageFeatures
 from training.config import Places, UnsupervisedConfig
 from training.data import Problems, read_image_folders, sample_rows
 from training.features import FeatureStore, cached_features
@@ -148,6 +148,7 @@ def build_unsupervised(config: UnsupervisedConfig, places: Places, problems: Pro
         origin.captioner.clip,
         views=config.data.views,
         with_grid=origin.captioner.config.mapping.kind == "grid",
+        with_norm=origin.captioner.config.mapping.embedding == "raw",
         cache=places.cache,
         workers=config.data.workers,
         problems=problems,

@@ -71,6 +71,7 @@ def read_validation(
         captioned.images,
         captioner.clip,
         with_grid=captioner.config.mapping.kind == "grid",
+        with_norm=captioner.config.mapping.embedding == "raw",
         cache=places.cache,
         problems=problems,
     )
