@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPT2LMHeadModel
@@ -121,31 +121,23 @@ class CaptionDecoder(nn.Module):
         token_ids: Int[Tensor, "captions length"],
         *,
         captions_per_image: int = 1,
-    ) -> Float[Tensor, "captions length vocab"]:
+        wanted: Bool[Tensor, "captions length"] | None = None,
+    ) -> Float[Tensor, "captions length vocab"] | Float[Tensor, "wanted vocab"]:
         """Logits that predict each given token from the prefix and the tokens before it.
 
         Args:
             token_ids: the targets: words, end, padding. The shift by one is done here.
             captions_per_image: rows of `token_ids` that belong to each image, next to each other. The prefix
                 is computed once for all of them.
+            wanted: tokens whose logits are returned, one row for each in the order of the mask; None for the
+                whole rectangle. Most of a step's work is over the vocabulary, and padding needs none of it.
         """
-        return self.forward_embeddings(
-            prefix, self.token_embedding(token_ids[:, :-1]), captions_per_image=captions_per_image
-        )
-
-    def forward_embeddings(
-        self,
-        prefix: Float[Tensor, "images prefix width"],
-        embeddings: Float[Tensor, "captions words width"],
-        *,
-        captions_per_image: int = 1,
-    ) -> Float[Tensor, "captions words+1 vocab"]:
-        """As forward, of the embeddings of all tokens but the last."""
-        first, continuation = self.begin(prefix, captions_per_image=captions_per_image)
-        if embeddings.shape[1] == 0:
-            return first.unsqueeze(1)
-        following, _ = self._follow(embeddings, continuation)
-        return torch.cat([first.unsqueeze(1), following], dim=1)
+        last, continuation = self._start(prefix, captions_per_image)
+        hidden = last.unsqueeze(1)
+        if token_ids.shape[1] > 1:
+            following, _ = self._follow(self.token_embedding(token_ids[:, :-1]), continuation)
+            hidden = torch.cat([hidden, following], dim=1)
+        return self._logits(hidden if wanted is None else hidden[wanted])
 
     def begin(
         self, prefix: Float[Tensor, "images prefix width"], *, captions_per_image: int = 1
@@ -154,16 +146,20 @@ class CaptionDecoder(nn.Module):
 
         A prefix shorter than `prefix_length` takes the last positions, so that the caption's stay the same.
         """
-        last, keys_values = self._read_prefix(prefix)
-        copies = [tuple(_repeat(part, captions_per_image) for part in pair) for pair in keys_values]
-        return _repeat(self._logits(last), captions_per_image), Continuation(tuple(copies))  # type: ignore[arg-type]
+        last, continuation = self._start(prefix, captions_per_image)
+        return self._logits(last), continuation
 
     def advance(
         self, embeddings: Float[Tensor, "captions width"], continuation: Continuation
     ) -> tuple[Float[Tensor, "captions vocab"], Continuation]:
         """Logits after one more token, given its embedding; gradients flow through the whole history."""
-        logits, longer = self._follow(embeddings.unsqueeze(1), continuation)
-        return logits.squeeze(1), longer
+        hidden, longer = self._follow(embeddings.unsqueeze(1), continuation)
+        return self._logits(hidden.squeeze(1)), longer
+
+    def _start(self, prefix: Tensor, captions_per_image: int) -> tuple[Tensor, Continuation]:
+        last, keys_values = self._read_prefix(prefix)
+        copies = [tuple(_repeat(part, captions_per_image) for part in pair) for pair in keys_values]
+        return _repeat(last, captions_per_image), Continuation(tuple(copies))  # type: ignore[arg-type]
 
     def _read_prefix(self, prefix: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         length = prefix.shape[1]
@@ -188,14 +184,17 @@ class CaptionDecoder(nn.Module):
             keys, values = torch.cat([past_keys, keys], dim=2), torch.cat([past_values, values], dim=2)
             keys_values.append((keys, values))
             x = block.finish(x, queries, keys, values, mask)
-        return self._logits(x), Continuation(tuple(keys_values), continuation.num_tokens + length)
+        return x, Continuation(tuple(keys_values), continuation.num_tokens + length)
 
     def new_cache(self, *, images: int, rows: int, max_tokens: int) -> KVCache:
         """An empty cache for `images` prefixes and `rows` captions of up to `max_tokens` tokens."""
         weight = self.token_embedding.weight
+        device = weight.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         heads, head_width = self.config.heads, self.config.width // self.config.heads
-        prefix = weight.new_zeros(2, self.config.layers, images, heads, self.prefix_length, head_width)
-        tokens = weight.new_zeros(2, self.config.layers, rows, max_tokens, heads, head_width)
+        shape = (2, self.config.layers, images, heads, self.prefix_length, head_width)
+        prefix = weight.new_zeros(shape, dtype=dtype)
+        tokens = weight.new_zeros((2, self.config.layers, rows, max_tokens, heads, head_width), dtype=dtype)
         return KVCache(prefix, tokens)
 
     def prefill(

@@ -106,7 +106,8 @@ def _rounded(value: float) -> float:
 def _drop_lines_after(path: Path, step: int) -> None:
     if not path.is_file():
         return
-    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+    lines = path.read_text().splitlines() if step else []
+    kept = [line for line in lines if _step_of(line) <= step]
     path.write_text("".join(f"{line}\n" for line in kept))
 
 

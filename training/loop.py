@@ -17,6 +17,7 @@ from training.journal import Journal
 from training.optim import WeightAverage, build_optimizer, lr_share
 from training.order import batch_rows, generator_at, seed_at, total_steps
 from training.state import Counters, ResumeError, restore_state, save_state, states
+from training.toml_reader import TrainingConfigError
 
 STATES, RESULT = "states", "model"
 
@@ -110,6 +111,10 @@ class _Run:
         self._restore(resume=resume)
         with Journal(self.out, self.stage.name, first=self.counters.step, total=self.total_steps) as journal:
             try:
+                if self.loop.best_by and self.counters.step == 0:
+                    self._evaluate(
+                        journal
+                    )  # a wrong best_by ends the run here, and the start may stay the best
                 while self.counters.step < self.total_steps and not self._has_stopped_improving():
                     self._step(journal)
             except KeyboardInterrupt:
@@ -220,7 +225,9 @@ class _Run:
             return
         if self.loop.best_by not in self.figures:
             known = ", ".join(self.figures) or "none, without data.validation"
-            raise ValueError(f"loop.best_by is {self.loop.best_by!r}; the evaluation's figures are {known}")
+            raise TrainingConfigError(
+                "loop.best_by", [f"is {self.loop.best_by!r}; the evaluation's figures are {known}"]
+            )
         figure, best = self.figures[self.loop.best_by], self.counters.best_figure
         if best is not None and figure <= best:
             self.counters.stale_evaluations += self.counters.step != self.counters.best_step

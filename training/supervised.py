@@ -19,7 +19,7 @@ from training.optim import freeze
 from training.order import seed_at
 from training.starting import Origin, from_checkpoint, from_shape
 from training.state import states
-from training.validation import Validation, read_validation
+from training.validation import Validation, check_best_by, read_validation
 
 TEXT_FOLDER = "text-pretraining"
 
@@ -120,6 +120,7 @@ def run_supervised(
     config: SupervisedConfig, places: Places, problems: Problems, *, resume: bool
 ) -> TrainingResult:
     """Stage 1 from its configuration to its checkpoint."""
+    check_best_by(config.loop.best_by, config.data, config.evaluation)
     if config.init:
         origin = from_checkpoint(places.run(config.init))
     else:
