@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPT2LMHeadModel
@@ -122,15 +122,19 @@ class CaptionDecoder(nn.Module):
         token_ids: Int[Tensor, "captions length"],
         *,
         captions_per_image: int = 1,
-    ) -> Float[Tensor, "captions length vocab"]:
+        wanted: Bool[Tensor, "captions length"] | None = None,
+    ) -> Float[Tensor, "captions length vocab"] | Float[Tensor, "wanted vocab"]:
         """Logits that predict each given token from the prefix and the tokens before it.
 
         Args:
             token_ids: the targets: words, end, padding. The shift by one is done here.
             captions_per_image: rows of `token_ids` that belong to each image, next to each other. The prefix
                 is computed once for all of them.
+            wanted: tokens whose logits are returned, one row for each in the order of the mask; None for the
+                whole rectangle. Most of a step's work is over the vocabulary, and padding needs none of it.
         """
-        return self._logits(self.states(prefix, token_ids, captions_per_image=captions_per_image))
+        states = self.states(prefix, token_ids, captions_per_image=captions_per_image)
+        return self._logits(states if wanted is None else states[wanted])
 
     def states(
         self,
@@ -194,9 +198,12 @@ class CaptionDecoder(nn.Module):
     def new_cache(self, *, images: int, rows: int, max_tokens: int) -> KVCache:
         """An empty cache for `images` prefixes and `rows` captions of up to `max_tokens` tokens."""
         weight = self.token_embedding.weight
+        device = weight.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         heads, head_width = self.config.heads, self.config.width // self.config.heads
-        prefix = weight.new_zeros(2, self.config.layers, images, heads, self.prefix_length, head_width)
-        tokens = weight.new_zeros(2, self.config.layers, rows, max_tokens, heads, head_width)
+        shape = (2, self.config.layers, images, heads, self.prefix_length, head_width)
+        prefix = weight.new_zeros(shape, dtype=dtype)
+        tokens = weight.new_zeros((2, self.config.layers, rows, max_tokens, heads, head_width), dtype=dtype)
         return KVCache(prefix, tokens)
 
     def prefill(

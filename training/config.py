@@ -200,23 +200,31 @@ class RewardConfig:
     """What stage 2 pulls towards, and what holds it back."""
 
     similarity: float = setting(1.0, "weight of minus the cosine to the image (arXiv 2306.15111)", low=0.0)
-    contrastive: float = setting(0.0, "weight of picking the image out of the batch's images", low=0.0)
+    contrastive: float = setting(0.0, "weight of the log-probability of picking the image out of the batch's images", low=0.0)
     contrastive_temperature: float = setting(0.05, "softmax temperature of the contrastive reward", low=1e-3)
     kl: float = setting(0.1, "weight of the divergence from the frozen stage-1 decoder, per token", low=0.0)
     length: float = setting(0.0, "weight of the squared relative excess over target_length", low=0.0)
     target_length: float = setting(12.0, "tokens, end-of-text included, up to which a caption costs nothing", low=1.0)
+    repetition: float = setting(0.0, "weight of the expected number of word pairs that a caption repeats", low=0.0)
     replay: float = setting(1.0, "weight of cross-entropy on labelled pairs in every step; needs data.labelled", low=0.0)
 
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """How captions are sampled so that a gradient reaches the decoder."""
+    """How captions are sampled and how the gradient of their reward is estimated (docs/stage2.md)."""
 
-    estimator: Literal["gumbel-parallel", "gumbel-recurrent"] = setting("gumbel-parallel", "parallel: sample without gradient, then one teacher-forced pass; recurrent: the gradient also flows from token to token")
+    estimator: Literal["gumbel-parallel", "gumbel-recurrent", "reinforce"] = setting("gumbel-parallel", "gumbel-parallel: sample, then one teacher-forced pass; gumbel-recurrent: the gradient also flows from token to token; reinforce: samples that beat a baseline become likelier")
     samples: int = setting(4, "captions for each image", low=1)
-    gumbel_tau: float = setting(1.0, "relaxation temperature at the start", low=1e-2)
-    final_gumbel_tau: float = setting(0.5, "relaxation temperature at the end, reached linearly", low=1e-2)
     max_tokens: int = setting(20, "longest sampled caption in tokens, end-of-text included", low=2)
+    temperature: float = setting(1.0, "divides the logits that captions are sampled from; below 1 they are more like greedy ones", low=0.05, high=10.0)
+    gumbel_tau: float = setting(1.0, "relaxation temperature at the start (gumbel-*); it shapes the gradient, never the samples", low=1e-2)
+    final_gumbel_tau: float = setting(0.5, "relaxation temperature at the end, reached linearly", low=1e-2)
+    baseline: Literal["mean", "greedy"] = setting("mean", "what a sample must beat (reinforce): the mean of the image's other samples, or its greedy caption (arXiv 1612.00563)")
+    advantages: Literal["normalised", "raw"] = setting("normalised", "normalised: divided by their standard deviation over the batch, each reward by its own (reinforce)")
+
+    def __post_init__(self) -> None:
+        if self.estimator == "reinforce" and self.baseline == "mean" and self.samples < 2:
+            raise ValueError("baseline 'mean' compares an image's samples: samples must be at least 2")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from training.loop import Losses, TrainingResult, train
 from training.optim import freeze
 from training.order import seed_at
 from training.starting import Origin, from_checkpoint, from_shape
-from training.validation import Validation, read_validation
+from training.validation import Validation, check_best_by, read_validation
 
 
 class SupervisedStage:
@@ -58,6 +58,7 @@ def run_supervised(
     config: SupervisedConfig, places: Places, problems: Problems, *, resume: bool
 ) -> TrainingResult:
     """Stage 1 from its configuration to its checkpoint."""
+    check_best_by(config.loop.best_by, config.data, config.evaluation)
     stage = build_supervised(starting_point(config, places), config, places, problems)
     problems.report(places.out)
     return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
