@@ -1,6 +1,7 @@
 """Images and captions on disk, and an honest list of what was wrong with them."""
 
 import json
+import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,9 +38,14 @@ class Problems:
     """What was left out while reading, for the person who owns the data. Policy: skipped, counted, listed."""
 
     items: list[Problem] = field(default_factory=list)
+    _seen: set[Problem] = field(default_factory=set, repr=False)
 
     def add(self, kind: str, where: str) -> None:
-        self.items.append(Problem(kind, where))
+        """Counts a problem, once even when the same file is read for two purposes."""
+        problem = Problem(kind, where)
+        if problem not in self._seen:
+            self._seen.add(problem)
+            self.items.append(problem)
 
     def counts(self) -> dict[str, int]:
         """Number of problems of each kind."""
@@ -79,17 +85,38 @@ class Images:
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """Images with one to many captions each; `captions[i]` belongs to `images.ids[i]`."""
+    """Images with one to many captions each; `captions[i]` belongs to `images.ids[i]`.
+
+    Args:
+        sources: file and line of each image's captions, where the reader knows them.
+    """
 
     images: Images
     captions: tuple[tuple[str, ...], ...]
+    sources: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def where(self, row: int) -> str:
+        """The image at a row as a list of problems names it."""
+        return " ".join([*self.sources[row : row + 1], self.images.ids[row]]).strip()
+
     def select(self, rows: Sequence[int]) -> "CaptionedImages":
         """The pairs at these rows, in this order."""
-        return CaptionedImages(self.images.select(rows), tuple(self.captions[row] for row in rows))
+        return CaptionedImages(
+            self.images.select(rows),
+            tuple(self.captions[row] for row in rows),
+            tuple(self.sources[row] for row in rows) if self.sources else (),
+        )
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Captions without images; `sources[i]` is the file and line of `texts[i]`."""
+
+    texts: tuple[str, ...]
+    sources: tuple[str, ...]
 
 
 def read_captioned_folders(folders: Sequence[Path], problems: Problems) -> CaptionedImages:
@@ -98,6 +125,7 @@ def read_captioned_folders(folders: Sequence[Path], problems: Problems) -> Capti
     return CaptionedImages(
         _joined([part.images for part in parts], folders),
         tuple(captions for part in parts for captions in part.captions),
+        tuple(source for part in parts for source in part.sources or ("",) * len(part)),
     )
 
 
@@ -117,11 +145,13 @@ def read_captioned_images(folder: Path, problems: Problems) -> CaptionedImages:
     """
     metadata = folder / METADATA
     rows: dict[str, tuple[str, ...]] = {}
+    sources: list[str] = []
     for number, record in _records(metadata):
         where = f"{metadata}:{number}"
         name = record.get("file_name")
         if not isinstance(name, str):
             raise DataError(f"{where}: file_name is {name!r}; each line needs the name of its image")
+        name = posixpath.normpath(name)  # ./a.jpg is a.jpg
         captions = _clean_captions(record, where, problems)
         if name in rows:
             problems.add("duplicated image", f"{where} {name}")
@@ -131,10 +161,11 @@ def read_captioned_images(folder: Path, problems: Problems) -> CaptionedImages:
             problems.add("no captions", f"{where} {name}")
         else:
             rows[name] = captions
+            sources.append(where)
     if not rows:
         raise DataError(f"{metadata} names no image that exists and has a caption")
     images = Images(tuple(rows), tuple(folder / name for name in rows))
-    return CaptionedImages(images, tuple(rows.values()))
+    return CaptionedImages(images, tuple(rows.values()), tuple(sources))
 
 
 def read_images(folder: Path, problems: Problems) -> Images:
@@ -153,13 +184,16 @@ def read_images(folder: Path, problems: Problems) -> Images:
     return Images(tuple(str(path.relative_to(folder)) for path in paths), tuple(paths))
 
 
-def read_texts(files: Sequence[Path], problems: Problems) -> list[str]:
+def read_texts(files: Sequence[Path], problems: Problems) -> Texts:
     """The captions in jsonl files that have `text` in each line; empty ones are problems."""
     texts: list[str] = []
+    sources: list[str] = []
     for path in files:
         for number, record in _records(path):
-            texts += _clean_captions(record, f"{path}:{number}", problems)
-    return texts
+            captions = _clean_captions(record, f"{path}:{number}", problems)
+            texts += captions
+            sources += [f"{path}:{number}"] * len(captions)
+    return Texts(tuple(texts), tuple(sources))
 
 
 def sample_rows(total: int, *, count: int, seed: int) -> list[int]:
@@ -171,7 +205,7 @@ def sample_rows(total: int, *, count: int, seed: int) -> list[int]:
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        lines = path.open(encoding="utf-8")
+        lines = path.open("rb")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     with lines:
@@ -180,9 +214,11 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, _record(line, f"{path}:{number}")
 
 
-def _record(line: str, where: str) -> dict[str, Any]:
+def _record(line: bytes, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} is not UTF-8 (byte {error.start + 1} of the line)") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(record, dict):
@@ -195,8 +231,9 @@ def _clean_captions(record: dict[str, Any], where: str, problems: Problems) -> t
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise DataError(f"{where}: captions must be a list of strings, or text a string")
     kept = tuple(" ".join(caption.split()) for caption in captions)
-    for _ in range(kept.count("")):
-        problems.add("empty caption", where)
+    for number, caption in enumerate(kept, start=1):
+        if not caption:
+            problems.add("empty caption", f"{where} caption {number}")
     return tuple(caption for caption in kept if caption)
 
 

@@ -1,6 +1,7 @@
 """One training loop for every stage: accumulate, clip, schedule, log, evaluate, sample, save, resume."""
 
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from training.config import LoopConfig, OptimConfig
+from training.disk import WriteError, writing
 from training.journal import Journal
 from training.optim import WeightAverage, build_optimizer, lr_share
 from training.order import batch_rows, generator_at, seed_at, total_steps
 from training.state import Counters, ResumeError, restore_state, save_state, states
+from training.toml_reader import TrainingConfigError
 
 STATES, RESULT = "states", "model"
 
@@ -85,7 +88,8 @@ def train(stage: Stage, *, optim: OptimConfig, loop: LoopConfig, out: Path, resu
 
     Raises:
         ResumeError: `out` holds a run and `resume` is False, or the run there is of another configuration.
-        TrainingDivergedError: a loss or gradient is not finite.
+        TrainingDivergedError: a loss, a gradient or a weight is not finite.
+        WriteError: the disk is full.
     """
     return _Run(stage, optim, loop, out).start(resume=resume)
 
@@ -108,17 +112,23 @@ class _Run:
 
     def start(self, *, resume: bool) -> TrainingResult:
         self._restore(resume=resume)
-        with Journal(self.out, self.stage.name, first=self.counters.step, total=self.total_steps) as journal:
-            try:
-                while self.counters.step < self.total_steps and not self._has_stopped_improving():
-                    self._step(journal)
-            except KeyboardInterrupt:
-                self._save()
-                raise
-            self._finish(journal)
+        try:
+            self._run()
+        except WriteError as error:
+            raise WriteError(
+                f"{error}; {self._last_good_state()}. Free some space and go on with --resume"
+            ) from error
         return TrainingResult(self.out / RESULT, self.counters.step, self.figures)
 
+    def _run(self) -> None:
+        with Journal(self.out, self.stage.name, first=self.counters.step, total=self.total_steps) as journal:
+            while self.counters.step < self.total_steps and not self._has_stopped_improving():
+                self._step(journal)
+            self._finish(journal)
+
     def _restore(self, *, resume: bool) -> None:
+        for unfinished in self.out.glob(f".{RESULT}-*"):  # results that a kill cut short
+            shutil.rmtree(unfinished, ignore_errors=True)
         saved = states(self.out / STATES)
         if saved and not resume:
             raise ResumeError(
@@ -131,12 +141,14 @@ class _Run:
 
     def _step(self, journal: Journal) -> None:
         began = time.monotonic()
-        self.stage.module.train()
         share = lr_share(self.counters.step, total_steps=self.total_steps, config=self.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
-        parts = self._accumulate_gradients()
-        parts["grad_norm"] = self._clip_gradients()
+        try:
+            parts = self._gradients()
+        except KeyboardInterrupt:
+            self._save()  # only here: nothing has moved since the last step, so going on is exact
+            raise
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.counters.step)
@@ -148,7 +160,8 @@ class _Run:
         journal.step(self.counters.step, parts)
         self._look_up(journal)
 
-    def _accumulate_gradients(self) -> dict[str, float]:
+    def _gradients(self) -> dict[str, float]:
+        self.stage.module.train()
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         for part in range(self.loop.accumulate):
@@ -157,6 +170,7 @@ class _Run:
             (losses.total / self.loop.accumulate).backward()  # type: ignore[no-untyped-call]
             for name, value in {"loss": losses.total, **losses.parts}.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / self.loop.accumulate
+        sums["grad_norm"] = self._clip_gradients()
         return sums
 
     def _forward(self, position: int) -> Losses:
@@ -179,12 +193,14 @@ class _Run:
 
     def _require_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
-            saved = states(self.out / STATES)
-            kept = f"the last good state is {saved[-1]}" if saved else "no state was saved yet"
             raise TrainingDivergedError(
-                f"the {what} is {value} at step {self.counters.step}; {kept}. "
+                f"the {what} is {value} at step {self.counters.step}; {self._last_good_state()}. "
                 "Lower optim.lr or set loop.precision to fp32"
             )
+
+    def _last_good_state(self) -> str:
+        saved = states(self.out / STATES)
+        return f"the last good state is {saved[-1]}" if saved else "no state was saved yet"
 
     def _look_up(self, journal: Journal) -> None:
         step, loop = self.counters.step, self.loop
@@ -202,8 +218,7 @@ class _Run:
         if not self._has_stopped_improving():
             self._evaluate(journal)
         if not self.loop.best_by:
-            with self._averaged():
-                self.stage.write_result(self.out / RESULT, step=self.counters.step)
+            self._write_result()
         self._save()
 
     def _evaluate(self, journal: Journal) -> None:
@@ -220,14 +235,19 @@ class _Run:
             return
         if self.loop.best_by not in self.figures:
             known = ", ".join(self.figures) or "none, without data.validation"
-            raise ValueError(f"loop.best_by is {self.loop.best_by!r}; the evaluation's figures are {known}")
+            raise TrainingConfigError(
+                "loop.best_by", [f"is {self.loop.best_by!r}; the evaluation's figures are {known}"]
+            )
         figure, best = self.figures[self.loop.best_by], self.counters.best_figure
         if best is not None and figure <= best:
             self.counters.stale_evaluations += self.counters.step != self.counters.best_step
             return
         self.counters.best_figure, self.counters.best_step = figure, self.counters.step
         self.counters.stale_evaluations = 0
-        with self._averaged():
+        self._write_result()
+
+    def _write_result(self) -> None:
+        with self._averaged(), writing(self.out / RESULT):
             self.stage.write_result(self.out / RESULT, step=self.counters.step)
 
     def _show_samples(self, journal: Journal) -> None:
@@ -239,6 +259,7 @@ class _Run:
         return 0 < self.loop.patience <= self.counters.stale_evaluations
 
     def _save(self) -> None:
+        self._require_finite("largest weight", self._largest_weight())
         save_state(
             self.out / STATES,
             counters=self.counters,
@@ -247,6 +268,11 @@ class _Run:
             average=self.average,
         )
         self._saved_at = time.monotonic()
+
+    @torch.no_grad()
+    def _largest_weight(self) -> float:
+        weights = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return float(torch.stack(torch._foreach_norm(weights, math.inf)).max())
 
     def _averaged(self) -> AbstractContextManager[None]:
         return self.average.in_place() if self.average is not None else nullcontext()

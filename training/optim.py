@@ -90,8 +90,8 @@ class WeightAverage:
     def in_place(self) -> Iterator[None]:
         """The module holds the averaged weights while this is open."""
         kept = {name: value.detach().clone() for name, value in self._live.items()}
-        self._load(self.values)
         try:
+            self._load(self.values)
             yield
         finally:
             self._load(kept)

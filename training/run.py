@@ -20,6 +20,7 @@ from training.config import (
 )
 from training.contrastive import build_contrastive
 from training.data import Problems, read_captioned_folders, read_texts
+from training.disk import replace_text
 from training.loop import train
 from training.release import run_release
 from training.supervised import run_supervised
@@ -59,7 +60,7 @@ def run_step(config: StageConfig, places: Places, *, resume: bool) -> Path:
     problems = Problems()
     result = runners[type(config)](config, places, resume, problems)
     summary = {"result": result.name, "config": asdict(config)}
-    (places.out / FINISHED).write_text(json.dumps(summary, indent=1) + "\n")
+    replace_text(places.out / FINISHED, json.dumps(summary, indent=1) + "\n")
     return result
 
 
@@ -86,7 +87,7 @@ def run_recipe(folder: Path, *, data: Path, out: Path) -> list[Path]:
 
 
 def _run_tokenizer(config: TokenizerConfig, places: Places, resume: bool, problems: Problems) -> Path:
-    captions = read_texts([places.data / file for file in config.data.text], problems)
+    captions = list(read_texts([places.data / file for file in config.data.text], problems).texts)
     if config.data.labelled:
         labelled = read_captioned_folders([places.data / folder for folder in config.data.labelled], problems)
         captions += [caption for group in labelled.captions for caption in group]

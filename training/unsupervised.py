@@ -135,6 +135,13 @@ def run_unsupervised(
     config: UnsupervisedConfig, places: Places, problems: Problems, *, resume: bool
 ) -> TrainingResult:
     """Stage 2 from its configuration to its checkpoint."""
+    stage = build_unsupervised(config, places, problems)
+    problems.report(places.out)
+    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+
+
+def build_unsupervised(config: UnsupervisedConfig, places: Places, problems: Problems) -> UnsupervisedStage:
+    """The stage with its starting checkpoint and its photos read."""
     origin = from_checkpoint(places.run(config.init))
     _check_context(config, origin.captioner)
     images = read_image_folders([places.data / folder for folder in config.data.unlabelled], problems)
@@ -153,9 +160,7 @@ def run_unsupervised(
     has_replay = config.data.labelled and config.reward.replay > 0
     pairs = read_pairs(origin.captioner, config.data, places, problems) if has_replay else None
     validation = read_validation(origin.captioner, config.data, config.evaluation, places, problems)
-    problems.report(places.out)
-    stage = UnsupervisedStage(origin, config, images=features, pairs=pairs, validation=validation)
-    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+    return UnsupervisedStage(origin, config, images=features, pairs=pairs, validation=validation)
 
 
 def _frozen_copy(captioner: Captioner) -> Captioner:
