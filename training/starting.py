@@ -10,8 +10,11 @@ from models.captioner import Captioner
 from models.checkpoint import CLIP_FOLDER, Provenance, load_captioner, read_manifest, save_captioner
 from models.clip import LOCAL_CONFIG, LOCAL_PREFIX, ClipEncoder
 from models.config import CaptionerConfig, ClipConfig, DecoderConfig
+from models.lora import add_adapters
 from models.tokenizer import CaptionTokenizer, ClipVocabulary, Gpt2Vocabulary
-from training.config import CaptionerShape, DataConfig, Places
+from training.config import CaptionerShape, DataConfig, Places, SupervisedConfig, UnsupervisedConfig
+from training.optim import freeze
+from training.order import generator_at
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,22 @@ def from_shape(shape: CaptionerShape, places: Places, *, seed: int) -> Origin:
 
         captioner.decoder.load_gpt2(GPT2LMHeadModel.from_pretrained(shape.decoder.pretrained))
     return Origin(captioner, shape.name, parent=None, clip_folder=folder if is_local else None)
+
+
+def choose_what_learns(captioner: Captioner, config: SupervisedConfig | UnsupervisedConfig) -> None:
+    """Mapping and decoder learn but for what is frozen; with [lora], adapters do for the decoder."""
+    captioner.set_trainable(("mapping", "decoder"))
+    freeze(captioner, config.frozen)
+    if config.lora.rank:
+        add_adapters(
+            captioner.decoder,
+            targets=config.lora.targets,
+            rank=config.lora.rank,
+            alpha=config.lora.alpha,
+            generator=generator_at(0, seed=config.loop.seed),
+        )
+    if config.activation_checkpointing:
+        captioner.decoder.recompute_activations()
 
 
 def _tokenizer(shape: CaptionerShape, clip: ClipEncoder, places: Places) -> CaptionTokenizer:

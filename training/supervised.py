@@ -15,9 +15,8 @@ from training.data import Problems, read_texts
 from training.labelled import CaptionPairs, encode_texts, padded, read_pairs
 from training.loop import RESULT, Losses, TrainingResult, train
 from training.losses import caption_cross_entropy
-from training.optim import freeze
 from training.order import seed_at
-from training.starting import Origin, from_checkpoint, from_shape
+from training.starting import Origin, choose_what_learns, from_checkpoint, from_shape
 from training.validation import Validation, read_validation
 
 TEXT_FOLDER = "text-pretraining"
@@ -35,8 +34,7 @@ class SupervisedStage:
         self.items = len(pairs)
         self._origin, self._config, self._pairs, self._validation = origin, config, pairs, validation
         self._figures: dict[str, float] = {}
-        origin.captioner.set_trainable(("mapping", "decoder"))
-        freeze(origin.captioner, config.frozen)
+        choose_what_learns(origin.captioner, config)
 
     def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
         count, pad_id = self._config.captions_per_image, self.module.tokenizer.pad_id

@@ -21,9 +21,8 @@ from training.losses import (
     length_excess,
     retrieval_loss,
 )
-from training.optim import freeze
 from training.rollout import Rollout, Sampler, without_dropout
-from training.starting import Origin, from_checkpoint
+from training.starting import Origin, choose_what_learns, from_checkpoint
 from training.toml_reader import TrainingConfigError
 from training.validation import Validation, read_validation
 
@@ -51,9 +50,8 @@ class UnsupervisedStage:
         self._origin, self._config = origin, config
         self._images, self._pairs, self._validation = images, pairs, validation
         self._figures: dict[str, float] = {}
-        origin.captioner.set_trainable(("mapping", "decoder"))
         self._reference = _frozen_copy(origin.captioner)
-        freeze(origin.captioner, config.frozen)
+        choose_what_learns(origin.captioner, config)
 
     def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
         features = self._images.batch(rows, generator=generator).to(self.module.device)
