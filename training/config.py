@@ -52,6 +52,7 @@ class LoopConfig:
     batch_size: int = setting(64, "images in one forward pass", low=1)
     accumulate: int = setting(1, "forward passes summed into one step", low=1)
     seed: int = setting(0, "data order, dropout, sampling", low=0)
+    device: str = setting("auto", "auto: a GPU if there is one (one for each torchrun process), else the CPU; or torch's name of it")
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of matrix products; 1.5 to 4 x faster where the CPU has AVX512-BF16")
     evaluate_every: int = setting(0, "steps between evaluations; 0: only at the end", low=0)
     sample_every: int = setting(0, "steps between printed example captions; 0: with each evaluation", low=0)

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from training import distributed
 from training.config import (
     STAGES,
     ContrastiveConfig,
@@ -59,8 +60,8 @@ def run_step(config: StageConfig, places: Places, *, resume: bool) -> Path:
     }
     problems = Problems()
     result = runners[type(config)](config, places, resume, problems)
-    summary = {"result": result.name, "config": asdict(config)}
-    replace_text(places.out / FINISHED, json.dumps(summary, indent=1) + "\n")
+    summary = json.dumps({"result": result.name, "config": asdict(config)}, indent=1)
+    distributed.by_first_rank(lambda: replace_text(places.out / FINISHED, summary + "\n"))
     return result
 
 
@@ -87,6 +88,11 @@ def run_recipe(folder: Path, *, data: Path, out: Path) -> list[Path]:
 
 
 def _run_tokenizer(config: TokenizerConfig, places: Places, resume: bool, problems: Problems) -> Path:
+    distributed.start("auto")
+    return distributed.by_first_rank(lambda: _learn_vocabulary(config, places, problems))
+
+
+def _learn_vocabulary(config: TokenizerConfig, places: Places, problems: Problems) -> Path:
     captions = list(read_texts([places.data / file for file in config.data.text], problems).texts)
     if config.data.labelled:
         labelled = read_captioned_folders([places.data / folder for folder in config.data.labelled], problems)
@@ -98,8 +104,10 @@ def _run_tokenizer(config: TokenizerConfig, places: Places, resume: bool, proble
 
 
 def _run_contrastive(config: ContrastiveConfig, places: Places, resume: bool, problems: Problems) -> Path:
-    stage = build_contrastive(config, places, problems)
-    problems.report(places.out)
+    distributed.start(config.loop.device)
+    with distributed.first_rank_first():
+        stage = build_contrastive(config, places, problems)
+        problems.report(places.out)
     return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume).folder
 
 
@@ -112,4 +120,5 @@ def _run_unsupervised(config: UnsupervisedConfig, places: Places, resume: bool, 
 
 
 def _run_release(config: ReleaseConfig, places: Places, resume: bool, problems: Problems) -> Path:
-    return run_release(config, places)
+    distributed.start("auto")
+    return distributed.by_first_rank(lambda: run_release(config, places))

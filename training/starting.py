@@ -53,19 +53,19 @@ class Origin:
         )
 
 
-def from_checkpoint(folder: Path) -> Origin:
+def from_checkpoint(folder: Path, *, device: torch.device) -> Origin:
     """The captioner of a checkpoint of any stage."""
     manifest = read_manifest(folder)
     clip_folder = folder / CLIP_FOLDER
     return Origin(
-        captioner=load_captioner(folder),
+        captioner=load_captioner(folder, device=device),
         name=manifest.name,
         parent=manifest.version,
         clip_folder=clip_folder if (clip_folder / LOCAL_CONFIG).is_file() else None,
     )
 
 
-def from_shape(shape: CaptionerShape, places: Places, *, seed: int) -> Origin:
+def from_shape(shape: CaptionerShape, places: Places, *, seed: int, device: torch.device) -> Origin:
     """A new captioner around a CLIP that another step made, or one that open_clip knows by name."""
     folder = places.run(shape.clip)
     is_local = bool(shape.clip) and folder.is_dir()
@@ -95,7 +95,7 @@ def from_shape(shape: CaptionerShape, places: Places, *, seed: int) -> Origin:
         from transformers import GPT2LMHeadModel  # seconds of import that other decoders need not wait for
 
         captioner.decoder.load_gpt2(GPT2LMHeadModel.from_pretrained(shape.decoder.pretrained))
-    return Origin(captioner, shape.name, parent=None, clip_folder=folder if is_local else None)
+    return Origin(captioner.to(device), shape.name, parent=None, clip_folder=folder if is_local else None)
 
 
 def choose_what_learns(captioner: Captioner, config: SupervisedConfig | UnsupervisedConfig) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.clip import ImageFeatures
+from training import distributed
 from training.config import Places, SupervisedConfig
 from training.data import Problems, read_texts
 from training.labelled import CaptionPairs, encode_texts, padded, read_pairs
@@ -119,16 +120,18 @@ def run_supervised(
     origin = starting_point(config, places)
     if config.text_pretraining.epochs > 0 and not config.init:
         origin = _pretrained_on_text(origin, config, places, resume=resume)
-    stage = build_supervised(origin, config, places, problems)
-    problems.report(places.out)
+    with distributed.first_rank_first():
+        stage = build_supervised(origin, config, places, problems)
+        problems.report(places.out)
     return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
 
 
 def starting_point(config: SupervisedConfig, places: Places) -> Origin:
     """The checkpoint that the configuration names, or a new captioner."""
+    device = distributed.start(config.loop.device)
     if config.init:
-        return from_checkpoint(places.run(config.init))
-    return from_shape(config.model, places, seed=seed_at(0, seed=config.loop.seed))
+        return from_checkpoint(places.run(config.init), device=device)
+    return from_shape(config.model, places, seed=seed_at(0, seed=config.loop.seed), device=device)
 
 
 def build_supervised(
@@ -145,8 +148,9 @@ def _pretrained_on_text(origin: Origin, config: SupervisedConfig, places: Places
     out = places.out / TEXT_FOLDER
     if not (resume and (out / RESULT).is_dir()):
         problems = Problems()
-        stage = build_text_stage(origin, config, places, problems)
-        problems.report(out)
+        with distributed.first_rank_first():
+            stage = build_text_stage(origin, config, places, problems)
+            problems.report(out)
         loop = replace(
             config.loop,
             epochs=config.text_pretraining.epochs,
@@ -155,7 +159,8 @@ def _pretrained_on_text(origin: Origin, config: SupervisedConfig, places: Places
             patience=0,
         )
         train(stage, optim=config.optim, loop=loop, out=out, resume=resume)
-    return replace(from_checkpoint(out / RESULT), parent=None, clip_folder=origin.clip_folder)
+    warm = from_checkpoint(out / RESULT, device=origin.captioner.device)
+    return replace(warm, parent=None, clip_folder=origin.clip_folder)
 
 
 def build_text_stage(

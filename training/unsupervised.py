@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.captioner import Captioner
 from models.clip import ImageFeatures
+from training import distributed
 from training.config import Places, UnsupervisedConfig
 from training.data import Problems, read_image_folders, sample_rows
 from training.features import FeatureStore, cached_features
@@ -133,14 +134,18 @@ def run_unsupervised(
     config: UnsupervisedConfig, places: Places, problems: Problems, *, resume: bool
 ) -> TrainingResult:
     """Stage 2 from its configuration to its checkpoint."""
-    stage = build_unsupervised(config, places, problems)
-    problems.report(places.out)
+    device = distributed.start(config.loop.device)
+    with distributed.first_rank_first():
+        stage = build_unsupervised(config, places, problems, device=device)
+        problems.report(places.out)
     return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
 
 
-def build_unsupervised(config: UnsupervisedConfig, places: Places, problems: Problems) -> UnsupervisedStage:
+def build_unsupervised(
+    config: UnsupervisedConfig, places: Places, problems: Problems, *, device: torch.device
+) -> UnsupervisedStage:
     """The stage with its starting checkpoint and its photos read."""
-    origin = from_checkpoint(places.run(config.init))
+    origin = from_checkpoint(places.run(config.init), device=device)
     _check_context(config, origin.captioner)
     images = read_image_folders([places.data / folder for folder in config.data.unlabelled], problems)
     images = images.select(
