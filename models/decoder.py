@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import GPT2LMHeadModel
 
 from models.config import DecoderConfig
@@ -51,6 +52,7 @@ class Block(nn.Module):
         self.up = nn.Linear(config.width, 4 * config.width)
         self.down = nn.Linear(4 * config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
+        self.recomputes = False
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the layer's normalised input."""
@@ -59,6 +61,14 @@ class Block(nn.Module):
 
     def finish(self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """The layer's output, given what its queries may look at."""
+        if self.recomputes and torch.is_grad_enabled():
+            output: Tensor = checkpoint(self._finish, x, queries, keys, values, mask, use_reentrant=False)
+            return output
+        return self._finish(x, queries, keys, values, mask)
+
+    def _finish(
+        self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> Tensor:
         x = x + self.dropout(self.attention.attend(queries, keys, values, mask))
         hidden = functional.gelu(self.up(self.norm_2(x)), approximate="tanh")
         return x + self.dropout(self.down(hidden))  # type: ignore[no-any-return]
@@ -252,6 +262,11 @@ class CaptionDecoder(nn.Module):
             both = torch.cat([cache.prefix[:, layer, image_slots], seen], dim=3)
             x = block.finish(x, queries, both[0], both[1], mask)
         return self._logits(self.norm(x.squeeze(1)))
+
+    def recompute_activations(self) -> None:
+        """From now on each layer's inner activations are computed again for the gradient instead of kept."""
+        for block in self._layers:
+            block.recomputes = True
 
     @property
     def _layers(self) -> list[Block]:

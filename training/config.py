@@ -52,6 +52,7 @@ class LoopConfig:
     batch_size: int = setting(64, "images in one forward pass", low=1)
     accumulate: int = setting(1, "forward passes summed into one step", low=1)
     seed: int = setting(0, "data order, dropout, sampling", low=0)
+    device: str = setting("auto", "auto: a GPU if there is one (one for each torchrun process), else the CPU; or torch's name of it")
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of matrix products; 1.5 to 4 x faster where the CPU has AVX512-BF16")
     evaluate_every: int = setting(0, "steps between evaluations; 0: only at the end", low=0)
     sample_every: int = setting(0, "steps between printed example captions; 0: with each evaluation", low=0)
@@ -180,16 +181,32 @@ class JointConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters learn in the place of the decoder's weights (arXiv 2106.09685); checkpoints get plain weights."""
+
+    rank: int = setting(0, "rank of the learnt difference to each weight; 0: no adapters", low=0)
+    alpha: float = setting(16.0, "the difference is scaled by alpha / rank", low=0.0)
+    targets: tuple[str, ...] = setting(("qkv", "out"), "layers that get one: qkv and out (attention), up and down (MLP)")
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.targets) - {"qkv", "out", "up", "down"})
+        if unknown:
+            raise ValueError(f"targets has {', '.join(unknown)}; it may have qkv, out, up, down")
+
+
+@dataclass(frozen=True)
 class SupervisedConfig:
     """Stage 1: next-token cross-entropy on labelled pairs (arXiv 2306.15111)."""
 
     init: str = setting("", "checkpoint to start from, of either stage, relative to the folder of runs; empty: [model]")
     frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (decoder., mapping.); CLIP never is")
+    activation_checkpointing: bool = setting(False, "the decoder's layers compute their activations again for the gradient: less memory, more time (docs/reference.md)")
     captions_per_image: int = setting(5, "captions drawn for each image of a batch; they share its prefix", low=1)
     label_smoothing: float = setting(0.1, "share of the target given to the rest of the vocabulary", low=0.0, high=0.9)
     stored_dtype: Literal["float32", "float16"] = setting("float16", "of mapping and decoder in the checkpoint; float16 halves it")
     data: DataConfig = part(DataConfig)
     model: CaptionerShape = part(CaptionerShape)
+    lora: LoraConfig = part(LoraConfig)
     evaluation: EvaluationConfig = part(EvaluationConfig)
     optim: OptimConfig = part(OptimConfig)
     loop: LoopConfig = part(LoopConfig)
@@ -233,6 +250,7 @@ class UnsupervisedConfig:
 
     init: str = setting(doc="checkpoint to start from, of either stage, relative to the folder of runs")
     frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (decoder., mapping.); CLIP never is")
+    activation_checkpointing: bool = setting(False, "the decoder's layers compute their activations again for the gradient: less memory, more time (docs/reference.md)")
     replay_images: int = setting(16, "labelled images in each step's replay", low=1)
     captions_per_image: int = setting(5, "captions drawn for each replayed image", low=1)
     label_smoothing: float = setting(0.0, "of the replay", low=0.0, high=0.9)
@@ -240,6 +258,7 @@ class UnsupervisedConfig:
     data: DataConfig = part(DataConfig)
     reward: RewardConfig = part(RewardConfig)
     rollout: RolloutConfig = part(RolloutConfig)
+    lora: LoraConfig = part(LoraConfig)
     evaluation: EvaluationConfig = part(EvaluationConfig)
     optim: OptimConfig = part(OptimConfig, lr=3e-5)
     loop: LoopConfig = part(LoopConfig, batch_size=32)

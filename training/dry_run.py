@@ -14,6 +14,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from training import distributed
 from training.config import (
     JointConfig,
     Places,
@@ -183,12 +184,13 @@ def free_memory() -> int:
 def _build(config: TrainedConfig, places: Places, problems: Problems) -> Stage:
     if isinstance(config, SupervisedConfig):
         return build_supervised(starting_point(config, places), config, places, problems)
-    builders: dict[type[Any], Callable[[Any, Places, Problems], Stage]] = {
+    device = distributed.start(config.loop.device)
+    builders: dict[type[Any], Callable[..., Stage]] = {
         TextConfig: build_text,
         JointConfig: build_joint,
         UnsupervisedConfig: build_unsupervised,
     }
-    return builders[type(config)](config, places, problems)
+    return builders[type(config)](config, places, problems, device=device)
 
 
 def _with_few_photos(config: TrainedConfig) -> TrainedConfig:

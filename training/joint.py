@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.image_features import ImageFeatures
+from training import distributed
 from training.augment import augment
 from training.config import JointConfig, Places
 from training.data import CaptionedImages, Problems, read_captioned_folders, sample_rows
@@ -136,14 +137,18 @@ class PixelPairs:
 
 def run_joint(config: JointConfig, places: Places, problems: Problems, *, resume: bool) -> TrainingResult:
     """The stage from its configuration to its checkpoint."""
-    stage = build_joint(config, places, problems)
-    problems.report(places.out)
+    device = distributed.start(config.loop.device)
+    with distributed.first_rank_first():
+        stage = build_joint(config, places, problems, device=device)
+        problems.report(places.out)
     return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
 
 
-def build_joint(config: JointConfig, places: Places, problems: Problems) -> JointStage:
+def build_joint(
+    config: JointConfig, places: Places, problems: Problems, *, device: torch.device
+) -> JointStage:
     """The stage with its photos and captions read."""
-    origin = from_checkpoint(places.run(config.init))
+    origin = from_checkpoint(places.run(config.init), device=device)
     labelled = read_captioned_folders([places.data / folder for folder in config.data.labelled], problems)
     labelled = labelled.select(
         sample_rows(len(labelled), count=config.data.max_labelled, seed=config.data.split_seed)

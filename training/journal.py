@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from training import distributed
 from training.curves import Curves
 from training.disk import replace_text, writing
 
@@ -110,6 +111,28 @@ class Journal:
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+class MutedJournal(Journal):
+    """Of a process that leaves the journal to the first one."""
+
+    def __init__(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def step(self, step: int, parts: Mapping[str, float]) -> None: ...
+
+    def evaluation(self, step: int, figures: Mapping[str, float]) -> None: ...
+
+    def samples(self, step: int, lines: Sequence[str]) -> None: ...
+
+
+def open_journal(out: Path, name: str, *, first: int, total: int) -> Journal:
+    """The journal of a run, which the first of its processes keeps."""
+    return Journal(out, name, first=first, total=total) if distributed.rank() == 0 else MutedJournal()
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training import distributed
 from training.config import LoopConfig, OptimConfig
 from training.disk import WriteError, writing
-from training.journal import Journal
-from training.optim import WeightAverage, build_optimizer, lr_share
+from training.journal import Journal, open_journal
+from training.optim import WeightAverage, build_optimizer, largest, lr_share, optimized
 from training.order import batch_rows, generator_at, seed_at, total_steps
 from training.state import Counters, ResumeError, restore_state, save_state, states
 from training.toml_reader import TrainingConfigError
@@ -58,7 +59,7 @@ class Stage(Protocol):
     def items(self) -> int: ...
 
     def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
-        """The losses of a batch; `done` is the share of training behind us, 0..1."""
+        """The mean losses of some images; `done` is the share of training behind us, 0..1."""
 
     def evaluate(self) -> dict[str, float]:
         """Figures on validation data; empty without any."""
@@ -98,6 +99,7 @@ class _Run:
     def __init__(self, stage: Stage, optim: OptimConfig, loop: LoopConfig, out: Path) -> None:
         self.stage, self.optim, self.loop, self.out = stage, optim, loop, out
         self.optimizer = build_optimizer(stage.module, optim)
+        self.parameters = optimized(self.optimizer)
         self.average = WeightAverage(stage.module, loop.average_decay) if loop.average_decay else None
         self.counters = Counters()
         self.figures: dict[str, float] = {}
@@ -121,7 +123,9 @@ class _Run:
         return TrainingResult(self.out / RESULT, self.counters.step, self.figures)
 
     def _run(self) -> None:
-        with Journal(self.out, self.stage.name, first=self.counters.step, total=self.total_steps) as journal:
+        with open_journal(
+            self.out, self.stage.name, first=self.counters.step, total=self.total_steps
+        ) as journal:
             if self.loop.best_by and self.counters.step == 0:
                 self._evaluate(journal)  # a wrong best_by ends the run here, and the start may stay the best
             while self.counters.step < self.total_steps and not self._has_stopped_improving():
@@ -140,6 +144,7 @@ class _Run:
             self.counters = restore_state(
                 saved[-1], module=self.stage.module, optimizer=self.optimizer, average=self.average
             )
+        distributed.wait_for_all()  # before the first process writes what the others still read
 
     def _step(self, journal: Journal) -> None:
         began = time.monotonic()
@@ -167,29 +172,34 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         for part in range(self.loop.accumulate):
-            losses = self._forward(self.counters.step * self.loop.accumulate + part)
+            losses, share = self._forward(self.counters.step * self.loop.accumulate + part)
             self._require_finite("loss", float(losses.total.detach()))
-            (losses.total / self.loop.accumulate).backward()  # type: ignore[no-untyped-call]
+            (losses.total * share).backward()  # type: ignore[no-untyped-call]
             for name, value in {"loss": losses.total, **losses.parts}.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / self.loop.accumulate
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) * share
+        distributed.add_up_gradients(self.parameters)
+        sums = distributed.added_up(sums)
         sums["grad_norm"] = self._clip_gradients()
         return sums
 
-    def _forward(self, position: int) -> Losses:
+    def _forward(self, position: int) -> tuple[Losses, float]:
+        """The losses of this process's images of a batch, and their share of the step's images."""
         seed = self.loop.seed
-        rows = batch_rows(position, total=self.stage.items, batch_size=self.loop.batch_size, seed=seed)
-        torch.manual_seed(seed_at(position, 1, seed=seed))  # dropout
+        batch = batch_rows(position, total=self.stage.items, batch_size=self.loop.batch_size, seed=seed)
+        rows = distributed.own_share(batch)
+        own = (distributed.rank(),) if distributed.rank() else ()  # the first draws as a process alone would
+        torch.manual_seed(seed_at(position, 1, *own, seed=seed))  # dropout
         with self._autocast():
-            return self.stage.losses(
+            losses = self.stage.losses(
                 rows,
                 done=self.counters.step / self.total_steps,
-                generator=generator_at(position, 2, seed=seed),
+                generator=generator_at(position, 2, *own, seed=seed),
             )
+        return losses, len(rows) / (len(batch) * self.loop.accumulate)
 
     def _clip_gradients(self) -> float:
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         limit = self.optim.max_grad_norm or math.inf
-        norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, limit))
         self._require_finite("gradient", norm)
         return norm
 
@@ -226,7 +236,7 @@ class _Run:
     def _evaluate(self, journal: Journal) -> None:
         self.stage.module.eval()
         with self._averaged(), torch.no_grad():  # in full precision, as the service runs it
-            self.figures = self.stage.evaluate()
+            self.figures = distributed.by_first_rank(self.stage.evaluate)
         journal.evaluation(self.counters.step, self.figures)
         if not self.loop.sample_every:
             self._show_samples(journal)
@@ -249,19 +259,25 @@ class _Run:
         self._write_result()
 
     def _write_result(self) -> None:
-        with self._averaged(), writing(self.out / RESULT):
-            self.stage.write_result(self.out / RESULT, step=self.counters.step)
+        def write() -> None:
+            with self._averaged(), writing(self.out / RESULT):
+                self.stage.write_result(self.out / RESULT, step=self.counters.step)
+
+        distributed.by_first_rank(write)
 
     def _show_samples(self, journal: Journal) -> None:
         self.stage.module.eval()
         with self._averaged(), torch.no_grad():
-            journal.samples(self.counters.step, self.stage.samples())
+            journal.samples(self.counters.step, distributed.by_first_rank(self.stage.samples))
 
     def _has_stopped_improving(self) -> bool:
         return 0 < self.loop.patience <= self.counters.stale_evaluations
 
     def _save(self) -> None:
-        self._require_finite("largest weight", self._largest_weight())
+        self._require_finite("largest weight", largest(self.parameters))
+        self._saved_at = time.monotonic()
+        if distributed.rank() > 0:
+            return
         save_state(
             self.out / STATES,
             counters=self.counters,
@@ -269,12 +285,6 @@ class _Run:
             optimizer=self.optimizer,
             average=self.average,
         )
-        self._saved_at = time.monotonic()
-
-    @torch.no_grad()
-    def _largest_weight(self) -> float:
-        weights = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        return float(torch.stack(torch._foreach_norm(weights, math.inf)).max())
 
     def _averaged(self) -> AbstractContextManager[None]:
         return self.average.in_place() if self.average is not None else nullcontext()

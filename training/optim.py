@@ -52,6 +52,17 @@ def parameter_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, A
     return list(groups.values())
 
 
+def optimized(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The parameters that an optimizer moves."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+@torch.no_grad()
+def largest(parameters: list[Tensor]) -> float:
+    """The largest absolute value in any of them; not finite if one is not."""
+    return float(torch.stack(torch._foreach_norm(parameters, math.inf)).max())
+
+
 def lr_multiplier(name: str, multipliers: Mapping[str, float]) -> float:
     """The multiplier of the longest prefix that the parameter's name starts with; 1 without one."""
     matching = [prefix for prefix in multipliers if name.startswith(prefix)]

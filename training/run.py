@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from training import distributed
 from training.config import (
     STAGES,
     JointConfig,
@@ -66,8 +67,8 @@ def run_step(config: StageConfig, places: Places, *, resume: bool) -> Path:
     }
     problems = Problems()
     result = runners[type(config)](config, places, resume, problems)
-    summary = {"result": result.name, "config": asdict(config)}
-    replace_text(places.out / FINISHED, json.dumps(summary, indent=1) + "\n")
+    summary = json.dumps({"result": result.name, "config": asdict(config)}, indent=1)
+    distributed.by_first_rank(lambda: replace_text(places.out / FINISHED, summary + "\n"))
     return result
 
 
@@ -117,6 +118,11 @@ def _required_sources(config: StageConfig) -> Sequence[str]:
 
 
 def _run_tokenizer(config: TokenizerConfig, places: Places, resume: bool, problems: Problems) -> Path:
+    distributed.start("auto")
+    return distributed.by_first_rank(lambda: _learn_vocabulary(config, places, problems))
+
+
+def _learn_vocabulary(config: TokenizerConfig, places: Places, problems: Problems) -> Path:
     captions = list(read_texts([places.data / file for file in config.data.text], problems).texts)
     if config.data.labelled:
         labelled = read_captioned_folders([places.data / folder for folder in config.data.labelled], problems)
@@ -144,4 +150,5 @@ def _run_unsupervised(config: UnsupervisedConfig, places: Places, resume: bool, 
 
 
 def _run_release(config: ReleaseConfig, places: Places, resume: bool, problems: Problems) -> Path:
-    return run_release(config, places)
+    distributed.start("auto")
+    return distributed.by_first_rank(lambda: run_release(config, places))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.image_features import ImageFeatures
+from training import distributed
 from training.config import Places, TextConfig
 from training.data import Problems, read_caption_groups, read_captioned_folders
 from training.labelled import captions_loss, draw_captions, encode_texts
@@ -80,12 +81,14 @@ class TextStage:
 
 def run_text(config: TextConfig, places: Places, problems: Problems, *, resume: bool) -> TrainingResult:
     """The stage from its configuration to its checkpoint."""
-    stage = build_text(config, places, problems)
-    problems.report(places.out)
+    device = distributed.start(config.loop.device)
+    with distributed.first_rank_first():
+        stage = build_text(config, places, problems, device=device)
+        problems.report(places.out)
     return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
 
 
-def build_text(config: TextConfig, places: Places, problems: Problems) -> TextStage:
+def build_text(config: TextConfig, places: Places, problems: Problems, *, device: torch.device) -> TextStage:
     """The stage with its captions read and its towers at their start."""
     model, seed = config.model, seed_at(0, seed=config.loop.seed)
     if not model.clip:
@@ -93,7 +96,7 @@ def build_text(config: TextConfig, places: Places, problems: Problems) -> TextSt
         folder = places.out / TOWERS
         new_towers(config.towers, places, merges=merges, folder=folder, seed=seed)
         model = replace(model, clip=str(folder.resolve()))
-    origin = from_shape(model, places, seed=seed)
+    origin = from_shape(model, places, seed=seed, device=device)
     groups = read_caption_groups([places.data / file for file in config.data.text], problems)
     if config.data.labelled:
         groups += read_captioned_folders(

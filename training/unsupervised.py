@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.captioner import Captioner
 from models.image_features import ImageFeatures
+from training import distributed
 from training.config import Places, UnsupervisedConfig
 from training.data import Problems, read_image_folders, sample_rows
 from training.estimators import Estimate, build_estimator
@@ -16,11 +17,10 @@ from training.features import FeatureStore, cached_features
 from training.labelled import CaptionPairs, captions_loss, read_pairs
 from training.loop import Losses, TrainingResult, train
 from training.losses import kl_to_reference, length_excess, repetition
-from training.optim import freeze
 from training.rewards import ClipRewards
 from training.rollout import Rollout, without_dropout
 from training.sampling import Sampler
-from training.starting import Origin, from_checkpoint
+from training.starting import Origin, choose_what_learns, from_checkpoint
 from training.toml_reader import TrainingConfigError
 from training.validation import Validation, check_best_by, read_validation
 
@@ -48,9 +48,8 @@ class UnsupervisedStage:
         self._origin, self._config = origin, config
         self._images, self._pairs, self._validation = images, pairs, validation
         self._figures: dict[str, float] = {}
-        origin.captioner.set_trainable(("mapping", "decoder"))
         self._reference = _frozen_copy(origin.captioner)
-        freeze(origin.captioner, config.frozen)
+        choose_what_learns(origin.captioner, config)
 
     def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
         features = self._images.batch(rows, generator=generator).to(self.module.device)
@@ -121,14 +120,18 @@ def run_unsupervised(
 ) -> TrainingResult:
     """Stage 2 from its configuration to its checkpoint."""
     check_best_by(config.loop.best_by, config.data, config.evaluation)
-    stage = build_unsupervised(config, places, problems)
-    problems.report(places.out)
+    device = distributed.start(config.loop.device)
+    with distributed.first_rank_first():
+        stage = build_unsupervised(config, places, problems, device=device)
+        problems.report(places.out)
     return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
 
 
-def build_unsupervised(config: UnsupervisedConfig, places: Places, problems: Problems) -> UnsupervisedStage:
+def build_unsupervised(
+    config: UnsupervisedConfig, places: Places, problems: Problems, *, device: torch.device
+) -> UnsupervisedStage:
     """The stage with its starting checkpoint and its photos read."""
-    origin = from_checkpoint(places.run(config.init))
+    origin = from_checkpoint(places.run(config.init), device=device)
     _check_context(config, origin.captioner)
     images = read_image_folders([places.data / folder for folder in config.data.unlabelled], problems)
     images = images.select(

@@ -79,7 +79,9 @@ def read_validation(
     captioned = captioned.select(readable)
     second = None
     if config.second_scorer:
-        second = read_second_opinion(places.run(config.second_scorer), captioned, places.cache)
+        second = read_second_opinion(
+            places.run(config.second_scorer), captioned, places.cache, device=captioner.device
+        )
     return Validation(captioned, features, config, second=second)
 
 
