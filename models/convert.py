@@ -19,6 +19,7 @@ from models.captioner import Captioner
 from models.checkpoint import Manifest, Provenance, save_captioner
 from models.clip import LOCAL_PREFIX, ClipEncoder
 from models.config import CaptionerConfig, ClipConfig, DecoderConfig, MappingConfig
+from models.gpt2 import load_gpt2
 from models.tokenizer import CaptionTokenizer, Gpt2Vocabulary
 from models.torch_file import read_tensors
 
@@ -101,7 +102,7 @@ def clipcap_captioner(
     config = CaptionerConfig(clip_config, mapping_config, decoder_config, max_tokens)
     captioner = Captioner.build(config, clip=clip, tokenizer=tokenizer)
     _load(captioner.mapping, {_our_name(name): value for name, value in mapping.items()}, "clip_project.")
-    captioner.decoder.load_gpt2(gpt2)
+    load_gpt2(captioner.decoder, gpt2)
     return captioner.eval()
 
 

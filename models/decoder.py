@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import GPT2LMHeadModel
 
 from models.config import DecoderConfig
 
@@ -280,21 +278,6 @@ class CaptionDecoder(nn.Module):
     def _logits(self, states: Tensor) -> Tensor:
         return functional.linear(states, self.output_weight)
 
-    def load_gpt2(self, gpt2: GPT2LMHeadModel) -> None:
-        """Takes the weights of a transformers GPT-2 of the same size; the padding row stays as it is."""
-        source: Any = gpt2.transformer
-        with torch.no_grad():
-            self.token_embedding.weight[: self.config.vocab_size].copy_(source.wte.weight)
-            self.position_embedding.weight.copy_(source.wpe.weight[: self.config.max_length])
-            _copy_norm(self.norm, source.ln_f)
-            for block, layer in zip(self._layers, source.h, strict=True):
-                _copy_norm(block.norm_1, layer.ln_1)
-                _copy_norm(block.norm_2, layer.ln_2)
-                _copy_conv1d(block.attention.qkv, layer.attn.c_attn)
-                _copy_conv1d(block.attention.out, layer.attn.c_proj)
-                _copy_conv1d(block.up, layer.mlp.c_fc)
-                _copy_conv1d(block.down, layer.mlp.c_proj)
-
 
 def _repeat(x: Tensor, copies: int) -> Tensor:
     return x if copies == 1 else x.repeat_interleave(copies, dim=0)
@@ -304,14 +287,3 @@ def _continuation(keys_values: Sequence[tuple[Tensor, Tensor]], copies: int) -> 
     return Continuation(
         tuple((_repeat(keys, copies), _repeat(values, copies)) for keys, values in keys_values)
     )
-
-
-def _copy_norm(target: nn.LayerNorm, source: Any) -> None:
-    target.weight.copy_(source.weight)
-    target.bias.copy_(source.bias)
-
-
-def _copy_conv1d(target: nn.Linear, source: Any) -> None:
-    """GPT-2's Conv1D keeps its weight as (in, out), a Linear as (out, in)."""
-    target.weight.copy_(source.weight.t())
-    target.bias.copy_(source.bias)

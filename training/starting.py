@@ -11,6 +11,7 @@ from models.captioner import Captioner
 from models.checkpoint import CLIP_FOLDER, Provenance, load_captioner, read_manifest, save_captioner
 from models.clip import LOCAL_CONFIG, LOCAL_PREFIX, ClipEncoder
 from models.config import CaptionerConfig, ClipConfig, DecoderConfig
+from models.gpt2 import load_gpt2
 from models.lora import add_adapters
 from models.tokenizer import CaptionTokenizer, ClipVocabulary, Gpt2Vocabulary
 from training.config import CaptionerShape, DataConfig, Places, SupervisedConfig, UnsupervisedConfig
@@ -124,7 +125,7 @@ def from_shape(shape: CaptionerShape, places: Places, *, seed: int, device: torc
     if shape.decoder.pretrained is not None:
         from transformers import GPT2LMHeadModel  # seconds of import that other decoders need not wait for
 
-        captioner.decoder.load_gpt2(GPT2LMHeadModel.from_pretrained(shape.decoder.pretrained))
+        load_gpt2(captioner.decoder, GPT2LMHeadModel.from_pretrained(shape.decoder.pretrained))
     return Origin(captioner.to(device), shape.name, parent=None, clip_folder=folder if is_local else None)
 
 

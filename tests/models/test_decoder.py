@@ -5,6 +5,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from models.config import DecoderConfig
 from models.decoder import CaptionDecoder
+from models.gpt2 import load_gpt2
 
 VOCAB, WIDTH, PREFIX = 50, 32, 3
 
@@ -30,7 +31,7 @@ def test_logits_equal_transformers_gpt2_on_the_same_weights() -> None:
         GPT2Config(vocab_size=VOCAB, n_positions=24, n_embd=WIDTH, n_layer=2, n_head=2)
     ).eval()
     ours = decoder()
-    ours.load_gpt2(gpt2)
+    load_gpt2(ours, gpt2)
     prefix, token_ids = prefixes(4), captions(4, 6)
     inputs = torch.cat([prefix, gpt2.transformer.wte(token_ids)], dim=1)
     expected = gpt2(inputs_embeds=inputs).logits[:, PREFIX - 1 : -1]

@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from models.decoder import CaptionDecoder
 from models.generation import Candidate, GenerationOptions, OptionError, Strategy, metadata_of
+from models.gpt2 import load_gpt2
 from models.naive import generate_naive
 from tests.models.toy import MAX_TOKENS, PREFIX, VOCAB, WIDTH, ToyTokens, toy_decoder, toy_prefixes
 
@@ -47,7 +48,7 @@ GPT2 = toy_gpt2()
 
 def gpt2_decoder() -> CaptionDecoder:
     decoder = toy_decoder()
-    decoder.load_gpt2(GPT2)
+    load_gpt2(decoder, GPT2)
     return decoder
 
 
