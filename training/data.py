@@ -1,13 +1,16 @@
 """Images and captions on disk, and an honest list of what was wrong with them."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from rich.console import Console
+
+from training.lazy import Chosen, Mapped, TextWriter
 
 METADATA = "metadata.jsonl"
 PROBLEMS = "data-problems.json"
@@ -24,8 +27,9 @@ class Problem:
     """One thing left out of a data set.
 
     Args:
-        kind: missing image, unreadable image, duplicated image, empty caption, caption too long, no captions.
-        where: file and line, or the image's path.
+        kind: missing image, unreadable image, duplicated image, empty caption, caption too long, no captions,
+            caption without image, broken shard, unreadable caption.
+        where: file and line or key, or the image's path.
     """
 
     kind: str
@@ -62,19 +66,29 @@ class Problems:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+class ImageFile(Protocol):
+    """Where one image's bytes are: a path, or a place in an archive. Its text is what problems call it."""
+
+    def read_bytes(self) -> bytes:
+        """The encoded image."""
+
+    def stat(self) -> os.stat_result:
+        """Of the file that holds it; a changed size or time means that the bytes may have changed."""
+
+
 @dataclass(frozen=True)
 class Images:
-    """Image files; ids are their paths below the folder, which no two share."""
+    """Image files and their ids, which no two share; both may lie on disk until a row is asked for."""
 
-    ids: tuple[str, ...]
-    paths: tuple[Path, ...]
+    ids: Sequence[str]
+    files: Sequence[ImageFile]
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def select(self, rows: Sequence[int]) -> "Images":
         """The images at these rows, in this order."""
-        return Images(tuple(self.ids[row] for row in rows), tuple(self.paths[row] for row in rows))
+        return Images(Chosen(self.ids, rows), Chosen(self.files, rows))
 
 
 @dataclass(frozen=True)
@@ -82,28 +96,28 @@ class CaptionedImages:
     """Images with one to many captions each; `captions[i]` belongs to `images.ids[i]`."""
 
     images: Images
-    captions: tuple[tuple[str, ...], ...]
+    captions: Sequence[tuple[str, ...]]
 
     def __len__(self) -> int:
         return len(self.images)
 
     def select(self, rows: Sequence[int]) -> "CaptionedImages":
         """The pairs at these rows, in this order."""
-        return CaptionedImages(self.images.select(rows), tuple(self.captions[row] for row in rows))
+        return CaptionedImages(self.images.select(rows), Chosen(self.captions, rows))
 
 
-def read_captioned_folders(folders: Sequence[Path], problems: Problems) -> CaptionedImages:
-    """The labelled images of several folders, one after the other."""
-    parts = [read_captioned_images(folder, problems) for folder in folders]
-    return CaptionedImages(
-        _joined([part.images for part in parts], folders),
-        tuple(captions for part in parts for captions in part.captions),
-    )
+class CaptionWriter:
+    """Collects captions image by image, on disk; each image's are joined by line ends, which none has."""
 
+    def __init__(self) -> None:
+        self._writer = TextWriter()
 
-def read_image_folders(folders: Sequence[Path], problems: Problems) -> Images:
-    """The images of several folders, one after the other; captions beside them are not read."""
-    return _joined([read_images(folder, problems) for folder in folders], folders)
+    def append(self, captions: Sequence[str]) -> None:
+        self._writer.append("\n".join(captions))
+
+    def finish(self) -> Sequence[tuple[str, ...]]:
+        """All of them, one tuple an image."""
+        return Mapped(self._writer.finish(), lambda text: tuple(text.split("\n")))
 
 
 def read_captioned_images(folder: Path, problems: Problems) -> CaptionedImages:
@@ -116,41 +130,57 @@ def read_captioned_images(folder: Path, problems: Problems) -> CaptionedImages:
         DataError: no metadata.jsonl, or a line that is not such an object.
     """
     metadata = folder / METADATA
-    rows: dict[str, tuple[str, ...]] = {}
+    names, captions_of, seen = TextWriter(), CaptionWriter(), set[int]()
     for number, record in _records(metadata):
         where = f"{metadata}:{number}"
         name = record.get("file_name")
         if not isinstance(name, str):
             raise DataError(f"{where}: file_name is {name!r}; each line needs the name of its image")
-        captions = _clean_captions(record, where, problems)
-        if name in rows:
+        captions = clean_captions(record, where, problems)
+        if hash(name) in seen:
             problems.add("duplicated image", f"{where} {name}")
         elif not (folder / name).is_file():
             problems.add("missing image", f"{where} {name}")
         elif not captions:
             problems.add("no captions", f"{where} {name}")
         else:
-            rows[name] = captions
-    if not rows:
+            seen.add(hash(name))
+            names.append(name)
+            captions_of.append(captions)
+    if not seen:
         raise DataError(f"{metadata} names no image that exists and has a caption")
-    images = Images(tuple(rows), tuple(folder / name for name in rows))
-    return CaptionedImages(images, tuple(rows.values()))
+    return CaptionedImages(files_below(folder, names.finish()), captions_of.finish())
+
+
+def files_below(folder: Path, names: Sequence[str]) -> Images:
+    """The images of these names in a folder."""
+    return Images(names, Mapped(names, lambda name: folder / name))
 
 
 def read_images(folder: Path, problems: Problems) -> Images:
     """Every image below a folder, sorted by path; an empty file is a problem."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
-    paths = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            if path.stat().st_size:
-                paths.append(path)
-            else:
-                problems.add("unreadable image", f"{path} is empty")
-    if not paths:
+    names = TextWriter()
+    for name in _walk(folder):
+        if (folder / name).stat().st_size:
+            names.append(name)
+        else:
+            problems.add("unreadable image", f"{folder / name} is empty")
+    images = files_below(folder, names.finish())
+    if not images:
         raise DataError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return Images(tuple(str(path.relative_to(folder)) for path in paths), tuple(paths))
+    return images
+
+
+def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
+    """Image files below a folder in the order of their paths; of one folder after the other only names."""
+    for name in sorted(os.listdir(folder / prefix)):  # noqa: PTH208 - a million paths take 5 times the memory
+        path = folder / prefix / name
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            yield prefix + name
+        elif path.is_dir() and not path.is_symlink():
+            yield from _walk(folder, f"{prefix}{name}/")
 
 
 def read_caption_groups(files: Sequence[Path], problems: Problems) -> list[tuple[str, ...]]:
@@ -159,7 +189,7 @@ def read_caption_groups(files: Sequence[Path], problems: Problems) -> list[tuple
     for path in files:
         for number, record in _records(path):
             image = (record.get("source"), record["image"]) if "image" in record else (path, number)
-            groups.setdefault(image, []).extend(_clean_captions(record, f"{path}:{number}", problems))
+            groups.setdefault(image, []).extend(clean_captions(record, f"{path}:{number}", problems))
     return [tuple(captions) for captions in groups.values()]
 
 
@@ -168,7 +198,7 @@ def read_texts(files: Sequence[Path], problems: Problems) -> list[str]:
     texts: list[str] = []
     for path in files:
         for number, record in _records(path):
-            texts += _clean_captions(record, f"{path}:{number}", problems)
+            texts += clean_captions(record, f"{path}:{number}", problems)
     return texts
 
 
@@ -200,7 +230,8 @@ def _record(line: str, where: str) -> dict[str, Any]:
     return record
 
 
-def _clean_captions(record: dict[str, Any], where: str, problems: Problems) -> tuple[str, ...]:
+def clean_captions(record: Mapping[str, Any], where: str, problems: Problems) -> tuple[str, ...]:
+    """The captions that a record holds as `captions` or `text`, their spaces tidied, without empty ones."""
     captions = record["captions"] if "captions" in record else [record.get("text")]
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise DataError(f"{where}: captions must be a list of strings, or text a string")
@@ -208,15 +239,3 @@ def _clean_captions(record: dict[str, Any], where: str, problems: Problems) -> t
     for _ in range(kept.count("")):
         problems.add("empty caption", where)
     return tuple(caption for caption in kept if caption)
-
-
-def _joined(parts: Sequence[Images], folders: Sequence[Path]) -> Images:
-    if len(parts) == 1:
-        return parts[0]
-    named = [
-        replace(part, ids=tuple(f"{folder.name}/{id}" for id in part.ids))
-        for part, folder in zip(parts, folders, strict=True)
-    ]
-    return Images(
-        tuple(id for part in named for id in part.ids), tuple(path for part in named for path in part.paths)
-    )

@@ -10,7 +10,7 @@ from torch import Tensor
 from models.image_features import ImageFeatures
 from training.augment import augment
 from training.config import JointConfig, Places
-from training.data import CaptionedImages, Problems, read_captioned_folders, sample_rows
+from training.data import CaptionedImages, Problems, sample_rows
 from training.features import FeatureStore
 from training.labelled import captions_loss, draw_captions, encode_captions
 from training.loop import Losses, TrainingResult, train
@@ -20,6 +20,7 @@ from training.optim import freeze
 from training.pixels import cached_pixels
 from training.retrieval import caption_to_image_recall
 from training.shards import ShardedArrays
+from training.sources import read_captioned_sources
 from training.starting import Origin, check_clip_can_be_saved, from_checkpoint, write_with_clip
 from training.validation import Validation
 
@@ -137,14 +138,14 @@ class PixelPairs:
 def run_joint(config: JointConfig, places: Places, problems: Problems, *, resume: bool) -> TrainingResult:
     """The stage from its configuration to its checkpoint."""
     origin = from_checkpoint(places.run(config.init))
-    labelled = read_captioned_folders([places.data / folder for folder in config.data.labelled], problems)
+    labelled = read_captioned_sources([places.data / folder for folder in config.data.labelled], problems)
     labelled = labelled.select(
         sample_rows(len(labelled), count=config.data.max_labelled, seed=config.data.split_seed)
     )
     training = _with_pixels(labelled, origin, config, places, problems)
     validation = None
     if config.data.validation:
-        held_out = read_captioned_folders([places.data / config.data.validation], problems)
+        held_out = read_captioned_sources([places.data / config.data.validation], problems)
         limits = (len(held_out), config.data.max_validation, config.evaluation.max_images)
         held_out = held_out.select(range(min(limit for limit in limits if limit)))
         validation = _with_pixels(held_out, origin, config, places, problems)

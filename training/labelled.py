@@ -11,9 +11,10 @@ from torch import Tensor
 from models.captioner import Captioner
 from models.image_features import ImageFeatures
 from training.config import DataConfig, Places
-from training.data import CaptionedImages, Problems, read_captioned_folders, sample_rows
+from training.data import CaptionedImages, Problems, sample_rows
 from training.features import FeatureStore, cached_features
 from training.losses import caption_cross_entropy
+from training.sources import read_captioned_sources
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def padded(token_ids: Sequence[Tensor], pad_id: int) -> Int[Tensor, "captions le
 
 def read_pairs(captioner: Captioner, data: DataConfig, places: Places, problems: Problems) -> CaptionPairs:
     """The labelled images of a configuration, ready to train on."""
-    labelled = read_captioned_folders([places.data / folder for folder in data.labelled], problems)
+    labelled = read_captioned_sources([places.data / folder for folder in data.labelled], problems)
     labelled = labelled.select(sample_rows(len(labelled), count=data.max_labelled, seed=data.split_seed))
     encoded, rows = encode_captions(captioner, labelled, problems)
     images = labelled.select(rows).images

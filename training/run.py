@@ -19,9 +19,10 @@ from training.config import (
     TokenizerConfig,
     UnsupervisedConfig,
 )
-from training.data import Problems, read_captioned_folders, read_texts
+from training.data import Problems, read_texts
 from training.joint import run_joint
 from training.release import run_release
+from training.sources import read_captioned_sources
 from training.supervised import run_supervised
 from training.text import run_text
 from training.toml_reader import TrainingConfigError, config_from, read_toml
@@ -90,7 +91,7 @@ def run_recipe(folder: Path, *, data: Path, out: Path) -> list[Path]:
 def _run_tokenizer(config: TokenizerConfig, places: Places, resume: bool, problems: Problems) -> Path:
     captions = read_texts([places.data / file for file in config.data.text], problems)
     if config.data.labelled:
-        labelled = read_captioned_folders([places.data / folder for folder in config.data.labelled], problems)
+        labelled = read_captioned_sources([places.data / folder for folder in config.data.labelled], problems)
         captions += [caption for group in labelled.captions for caption in group]
     problems.report(places.out)
     merges = learn_merges(captions, num_merges=config.num_merges, min_count=config.min_count)

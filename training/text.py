@@ -12,12 +12,13 @@ from torch.nn import functional
 
 from models.image_features import ImageFeatures
 from training.config import Places, TextConfig
-from training.data import Problems, read_caption_groups, read_captioned_folders
+from training.data import Problems, read_caption_groups
 from training.labelled import captions_loss, draw_captions, encode_texts
 from training.loop import Losses, TrainingResult, train
 from training.losses import contrastive_loss
 from training.optim import freeze
 from training.order import seed_at
+from training.sources import read_captioned_sources
 from training.starting import Origin, check_clip_can_be_saved, from_shape, write_with_clip
 from training.towers import new_towers
 
@@ -89,7 +90,7 @@ def run_text(config: TextConfig, places: Places, problems: Problems, *, resume: 
     groups = read_caption_groups([places.data / file for file in config.data.text], problems)
     if config.data.labelled:
         folders = [places.data / folder for folder in config.data.labelled]
-        groups += read_captioned_folders(folders, problems).captions
+        groups += read_captioned_sources(folders, problems).captions
     encoded = [encode_texts(origin.captioner, group, problems)[0] for group in groups]
     problems.report(places.out)
     stage = TextStage(origin, config, groups=[group for group in encoded if group])

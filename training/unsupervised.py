@@ -10,7 +10,7 @@ from torch import Tensor
 from models.captioner import Captioner
 from models.image_features import ImageFeatures
 from training.config import Places, UnsupervisedConfig
-from training.data import Problems, read_image_folders, sample_rows
+from training.data import Problems, sample_rows
 from training.features import FeatureStore, cached_features
 from training.labelled import CaptionPairs, captions_loss, read_pairs
 from training.loop import Losses, TrainingResult, train
@@ -22,6 +22,7 @@ from training.losses import (
 )
 from training.optim import freeze
 from training.rollout import Rollout, Sampler, without_dropout
+from training.sources import read_image_sources
 from training.starting import Origin, from_checkpoint
 from training.toml_reader import TrainingConfigError
 from training.validation import Validation, read_validation
@@ -132,7 +133,7 @@ def run_unsupervised(
     """Stage 2 from its configuration to its checkpoint."""
     origin = from_checkpoint(places.run(config.init))
     _check_context(config, origin.captioner)
-    images = read_image_folders([places.data / folder for folder in config.data.unlabelled], problems)
+    images = read_image_sources([places.data / folder for folder in config.data.unlabelled], problems)
     images = images.select(
         sample_rows(len(images), count=config.data.max_unlabelled, seed=config.data.split_seed)
     )

@@ -9,13 +9,12 @@ from PIL import Image
 from training.data import (
     DataError,
     Problems,
-    read_captioned_folders,
     read_captioned_images,
-    read_image_folders,
     read_images,
     read_texts,
     sample_rows,
 )
+from training.sources import read_captioned_sources, read_image_sources
 
 
 def test_captions_and_text_are_both_read(tmp_path: Path) -> None:
@@ -98,8 +97,8 @@ def test_folders_with_the_same_file_names_stay_apart(tmp_path: Path) -> None:
     for name in ("x", "y"):
         _folder(tmp_path / name, {"file_name": "a.png", "captions": [name]})
     folders = [tmp_path / "x", tmp_path / "y"]
-    assert read_captioned_folders(folders, Problems()).images.ids == ("x/a.png", "y/a.png")
-    assert read_image_folders(folders, Problems()).ids == ("x/a.png", "x/b.png", "y/a.png", "y/b.png")
+    assert read_captioned_sources(folders, Problems()).images.ids == ("x/a.png", "y/a.png")
+    assert read_image_sources(folders, Problems()).ids == ("x/a.png", "x/b.png", "y/a.png", "y/b.png")
 
 
 def test_text_corpus_drops_empty_lines(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def photos(tmp_path: Path) -> Images:
 
 def test_stored_features_equal_the_encoder_s(clip: ClipEncoder, photos: Images, tmp_path: Path) -> None:
     store, rows = _features(clip, photos, tmp_path)
-    pixels = torch.stack([clip.preprocess(Image.open(path)) for path in photos.paths])
+    pixels = torch.stack([clip.preprocess(Image.open(str(file))) for file in photos.files])
     expected = clip.encode_image(pixels)
     stored = store.batch(np.arange(8))
     assert rows == list(range(8))
@@ -48,7 +48,7 @@ def test_a_drawn_view_is_the_picture_or_its_mirror_image(
     clip: ClipEncoder, photos: Images, tmp_path: Path
 ) -> None:
     store, _ = _features(clip, photos, tmp_path, views=("original", "flip"))
-    mirrored = torch.stack([read_pixels(path, clip.preprocess).flip(-1) for path in photos.paths])
+    mirrored = torch.stack([read_pixels(file, clip.preprocess).flip(-1) for file in photos.files])
     flipped = clip.encode_image(clip.preprocess.normalize(mirrored)).embedding
     drawn = store.batch(np.zeros(32, dtype=int), generator=torch.Generator().manual_seed(0)).embedding
     is_original = (drawn - store.embeddings()[0]).abs().amax(dim=1) < 1e-3
@@ -71,7 +71,7 @@ def test_the_length_of_the_embedding_is_kept_where_it_is_asked_for(
         workers=2,
         problems=Problems(),
     )
-    pixels = torch.stack([clip.preprocess(Image.open(path)) for path in photos.paths])
+    pixels = torch.stack([clip.preprocess(Image.open(str(file))) for file in photos.files])
     raw, _ = clip.model.visual(pixels)  # type: ignore[operator]
     stored = store.batch(np.arange(8))
     assert stored.norm is not None
@@ -95,16 +95,16 @@ def test_unknown_view_names_the_known_ones(clip: ClipEncoder, photos: Images, tm
 def test_unreadable_pictures_are_left_out_and_named_every_time(
     clip: ClipEncoder, photos: Images, tmp_path: Path
 ) -> None:
-    whole = photos.paths[2].read_bytes()
-    photos.paths[2].write_bytes(whole[: len(whole) // 2])
-    photos.paths[5].write_text("not a picture")
+    whole = photos.files[2].read_bytes()
+    Path(str(photos.files[2])).write_bytes(whole[: len(whole) // 2])
+    Path(str(photos.files[5])).write_text("not a picture")
     for _ in range(2):
         problems = Problems()
         store, rows = _features(clip, photos, tmp_path, problems=problems)
         assert rows == [0, 1, 3, 4, 6, 7]
         assert len(store) == 6
         assert problems.counts() == {"unreadable image": 2}
-        assert str(photos.paths[5]) in problems.items[1].where
+        assert str(photos.files[5]) in problems.items[1].where
 
 
 def test_another_encoder_gets_its_own_features(clip: ClipEncoder, photos: Images, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_an_interrupted_computation_goes_on_and_nothing_is_computed_twice(tmp_pa
         assert isinstance(paths, tuple)
         if not seen and len(paths) < SHARD_ROWS:
             raise KeyboardInterrupt
-        numbers = [int(path.read_text()) for path in paths]
+        numbers = [int(file.read_bytes()) for file in paths]
         seen.extend(numbers)
         return {"number": np.array(numbers)}, {}
 
@@ -137,7 +137,7 @@ def test_an_interrupted_computation_goes_on_and_nothing_is_computed_twice(tmp_pa
 
 def test_a_changed_picture_is_computed_again(clip: ClipEncoder, photos: Images, tmp_path: Path) -> None:
     before, _ = _features(clip, photos, tmp_path)
-    Image.new("RGB", (40, 40), (1, 250, 3)).save(photos.paths[0])
+    Image.new("RGB", (40, 40), (1, 250, 3)).save(str(photos.files[0]))
     after, _ = _features(clip, photos, tmp_path)
     assert not torch.allclose(before.embeddings()[0], after.embeddings()[0], atol=1e-3)
     assert torch.equal(before.embeddings()[1:], after.embeddings()[1:])
