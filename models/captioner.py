@@ -4,10 +4,10 @@ from collections.abc import Collection
 from typing import Literal, Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from models.bridge import AlignedBridge, IdentityBridge, VocabularyBridge
+from models.bridge import AlignedBridge, IdentityBridge, SoftRows, VocabularyBridge
 from models.clip import ClipEncoder
 from models.config import CaptionerConfig, ConfigError
 from models.decoder import CaptionDecoder
@@ -59,9 +59,12 @@ class Captioner(nn.Module):
         token_ids: Int[Tensor, "captions length"],
         *,
         captions_per_image: int = 1,
-    ) -> Float[Tensor, "captions length vocab"]:
-        """Teacher forcing: logits that predict `token_ids` (words, end, padding) of each image."""
-        logits: Tensor = self.decoder(self.prefix(features), token_ids, captions_per_image=captions_per_image)
+        wanted: Bool[Tensor, "captions length"] | None = None,
+    ) -> Float[Tensor, "captions length vocab"] | Float[Tensor, "wanted vocab"]:
+        """Teacher forcing: logits that predict `token_ids` (words, end, padding), as the decoder's."""
+        logits: Tensor = self.decoder(
+            self.prefix(features), token_ids, captions_per_image=captions_per_image, wanted=wanted
+        )
         return logits
 
     def states(
@@ -74,11 +77,15 @@ class Captioner(nn.Module):
         """As forward, before the decoder's `output_weight` makes logits of it."""
         return self.decoder.states(self.prefix(features), token_ids, captions_per_image=captions_per_image)
 
-    def encode_soft_captions(
-        self, one_hot: Float[Tensor, "captions length vocab"], token_ids: Int[Tensor, "captions length"]
+    def encode_token_ids(
+        self, token_ids: Int[Tensor, "captions length"], soft_rows: SoftRows | None = None
     ) -> Float[Tensor, "captions embed"]:
-        """CLIP's unit vectors of sampled captions, with a gradient to the rows they were sampled from."""
-        embeddings, ends = self.bridge(one_hot, token_ids)
+        """CLIP's unit vectors of captions in the decoder's ids (words, end, padding).
+
+        Args:
+            soft_rows: lets a gradient through to what the ids were sampled from.
+        """
+        embeddings, ends = self.bridge(token_ids, soft_rows)
         return self.clip.encode_text_embeddings(embeddings, ends)
 
     def train(self, mode: bool = True) -> Self:

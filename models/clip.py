@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+import models.squeezenet  # noqa: F401 - registers the tower that a local folder may name
 from models.config import ClipConfig
 from models.image_features import ImageFeatures
 from models.preprocess import Preprocess

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import GPT2LMHeadModel
 
 from models.config import DecoderConfig
@@ -51,6 +52,7 @@ class Block(nn.Module):
         self.up = nn.Linear(config.width, 4 * config.width)
         self.down = nn.Linear(4 * config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
+        self.recomputes = False
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the layer's normalised input."""
@@ -59,6 +61,14 @@ class Block(nn.Module):
 
     def finish(self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """The layer's output, given what its queries may look at."""
+        if self.recomputes and torch.is_grad_enabled():
+            output: Tensor = checkpoint(self._finish, x, queries, keys, values, mask, use_reentrant=False)
+            return output
+        return self._finish(x, queries, keys, values, mask)
+
+    def _finish(
+        self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> Tensor:
         x = x + self.dropout(self.attention.attend(queries, keys, values, mask))
         hidden = functional.gelu(self.up(self.norm_2(x)), approximate="tanh")
         return x + self.dropout(self.down(hidden))  # type: ignore[no-any-return]
@@ -122,15 +132,19 @@ class CaptionDecoder(nn.Module):
         token_ids: Int[Tensor, "captions length"],
         *,
         captions_per_image: int = 1,
-    ) -> Float[Tensor, "captions length vocab"]:
+        wanted: Bool[Tensor, "captions length"] | None = None,
+    ) -> Float[Tensor, "captions length vocab"] | Float[Tensor, "wanted vocab"]:
         """Logits that predict each given token from the prefix and the tokens before it.
 
         Args:
             token_ids: the targets: words, end, padding. The shift by one is done here.
             captions_per_image: rows of `token_ids` that belong to each image, next to each other. The prefix
                 is computed once for all of them.
+            wanted: tokens whose logits are returned, one row for each in the order of the mask; None for the
+                whole rectangle. Most of a step's work is over the vocabulary, and padding needs none of it.
         """
-        return self._logits(self.states(prefix, token_ids, captions_per_image=captions_per_image))
+        states = self.states(prefix, token_ids, captions_per_image=captions_per_image)
+        return self._logits(states if wanted is None else states[wanted])
 
     def states(
         self,
@@ -194,9 +208,12 @@ class CaptionDecoder(nn.Module):
     def new_cache(self, *, images: int, rows: int, max_tokens: int) -> KVCache:
         """An empty cache for `images` prefixes and `rows` captions of up to `max_tokens` tokens."""
         weight = self.token_embedding.weight
+        device = weight.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         heads, head_width = self.config.heads, self.config.width // self.config.heads
-        prefix = weight.new_zeros(2, self.config.layers, images, heads, self.prefix_length, head_width)
-        tokens = weight.new_zeros(2, self.config.layers, rows, max_tokens, heads, head_width)
+        shape = (2, self.config.layers, images, heads, self.prefix_length, head_width)
+        prefix = weight.new_zeros(shape, dtype=dtype)
+        tokens = weight.new_zeros((2, self.config.layers, rows, max_tokens, heads, head_width), dtype=dtype)
         return KVCache(prefix, tokens)
 
     def prefill(
@@ -245,6 +262,11 @@ class CaptionDecoder(nn.Module):
             both = torch.cat([cache.prefix[:, layer, image_slots], seen], dim=3)
             x = block.finish(x, queries, both[0], both[1], mask)
         return self._logits(self.norm(x.squeeze(1)))
+
+    def recompute_activations(self) -> None:
+        """From now on each layer's inner activations are computed again for the gradient instead of kept."""
+        for block in self._layers:
+            block.recomputes = True
 
     @property
     def _layers(self) -> list[Block]:

@@ -116,7 +116,8 @@ def embedding_of(features: ImageFeatures, kind: Literal["unit", "raw"]) -> Float
         return features.embedding
     if features.norm is None:
         raise ConfigError(
-            "mapping.embedding is 'raw', and these features have no length: captions cannot stand in for them"
+            "mapping.embedding is 'raw', and these features have no length: "
+            "captions cannot stand in for images"
         )
     return features.embedding * features.norm.unsqueeze(1)
 

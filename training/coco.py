@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.data import CaptionedImages, CaptionWriter, DataError, Problems, clean_captions, files_below
-from training.lazy import TextWriter
+from training.data import (
+    CaptionedImages,
+    CaptionedWriter,
+    DataError,
+    Problems,
+    add_captioned,
+    clean_captions,
+    finish_captioned,
+)
 
 LOOKED_AT = 100
 """Images tried in a folder before it is given up."""
@@ -118,22 +125,10 @@ def _name(image: Mapping[str, Any], key: str, where: str) -> str:
 
 def _captioned(path: Path, entries: Sequence[_Entry], problems: Problems) -> CaptionedImages:
     folder = _image_folder(path, [entry.name for entry in entries[:LOOKED_AT]])
-    names, captions, seen = TextWriter(), CaptionWriter(), set[str]()
+    images = CaptionedWriter()
     for entry in entries:
-        where = f"{entry.where} {entry.name}"
-        if entry.name in seen:
-            problems.add("duplicated image", where)
-        elif not (folder / entry.name).is_file():
-            problems.add("missing image", where)
-        elif not entry.captions:
-            problems.add("no captions", where)
-        else:
-            seen.add(entry.name)
-            names.append(entry.name)
-            captions.append(entry.captions)
-    if not seen:
-        raise DataError(f"{path} names no image that exists and has a caption")
-    return CaptionedImages(files_below(folder, names.finish()), captions.finish())
+        add_captioned(images, folder, entry.name, entry.captions, where=entry.where, problems=problems)
+    return finish_captioned(images, folder, named_by=path)
 
 
 def _image_folder(path: Path, names: Sequence[str]) -> Path:

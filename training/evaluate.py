@@ -19,6 +19,7 @@ from models.clip import LOCAL_PREFIX, ClipEncoder
 from models.config import ClipConfig
 from models.decode import decode
 from models.generation import GenerationOptions
+from training import distributed
 from training.data import CaptionedImages, Images, Problems
 from training.features import FeatureStore, cached_features
 from training.metrics import language_figures, reference_figures, score_captions
@@ -120,7 +121,7 @@ def evaluate_checkpoint(
         second_scorer: folder of another CLIP that judges too.
     """
     manifest = read_manifest(checkpoint)
-    captioner = load_captioner(checkpoint)
+    captioner = load_captioner(checkpoint, device=distributed.start("auto"))
     problems = Problems()
     captioned = read_captioned_sources([data], problems)
     captioned = captioned.select(range(min(limit or len(captioned), len(captioned))))
@@ -133,7 +134,9 @@ def evaluate_checkpoint(
         problems=problems,
     )
     captioned = captioned.select(readable)
-    second = read_second_opinion(second_scorer, captioned, cache) if second_scorer else None
+    second = None
+    if second_scorer:
+        second = read_second_opinion(second_scorer, captioned, cache, device=captioner.device)
     captions = _write_with_progress(captioner, features, options, batch_size=batch_size)
     measured = measure(captioner, captioned, features, captions=captions, second=second, prompt=prompt)
     return Report(
@@ -224,9 +227,11 @@ def evaluation_features(
     )
 
 
-def read_second_opinion(folder: Path, captioned: CaptionedImages, cache: Path) -> SecondOpinion:
+def read_second_opinion(
+    folder: Path, captioned: CaptionedImages, cache: Path, *, device: torch.device
+) -> SecondOpinion:
     """Another CLIP and its view of images that are known to be readable."""
-    scorer = ClipEncoder.load(ClipConfig(f"{LOCAL_PREFIX}{folder}")).eval()
+    scorer = ClipEncoder.load(ClipConfig(f"{LOCAL_PREFIX}{folder}")).eval().to(device)
     features, _ = evaluation_features(
         captioned.images, scorer, with_grid=False, cache=cache, problems=Problems()
     )

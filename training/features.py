@@ -17,6 +17,7 @@ from training.augment import as_jpeg
 from training.data import ImageFile, Images, Problems
 from training.pixels import read_pixel_batch
 from training.shards import ShardedArrays, cached_arrays
+from training.toml_reader import TrainingConfigError
 
 ENCODE_BATCH = 64
 JPEG_QUALITY = 40
@@ -81,11 +82,11 @@ def cached_features(
         with_grid, with_norm: keep the feature map, the length of the embedding, for a mapping that reads it.
 
     Raises:
-        ValueError: a view that VIEWS does not have.
+        TrainingConfigError: a view that VIEWS does not have, or a grid that this CLIP does not have.
     """
     unknown = [view for view in views if view not in VIEWS]
     if unknown or not views:
-        raise ValueError(f"data.views is {list(views)}; it may hold {', '.join(VIEWS)}")
+        raise TrainingConfigError("data.views", [f"is {list(views)}; it may hold {', '.join(VIEWS)}"])
 
     def compute(files: Sequence[ImageFile]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
         pixels, unreadable = read_pixel_batch(files, clip.preprocess, workers=workers)
@@ -93,7 +94,7 @@ def cached_features(
             _encode(clip, pixels[at : at + ENCODE_BATCH], views) for at in range(0, len(pixels), ENCODE_BATCH)
         ]
         if with_grid and "grid" not in parts[0]:
-            raise ValueError(f"{clip.name} has no feature map; mapping.kind must be mlp")
+            raise TrainingConfigError("model.mapping.kind", [f"must be mlp: {clip.name} has no feature map"])
         return {name: np.concatenate([part[name] for part in parts]) for name in kept}, unreadable
 
     kept = ["embedding"] + ["grid"] * with_grid + ["norm"] * with_norm

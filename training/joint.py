@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.image_features import ImageFeatures
+from training import distributed
 from training.augment import augment
 from training.config import JointConfig, Places
 from training.data import CaptionedImages, Problems, sample_rows
@@ -137,7 +138,18 @@ class PixelPairs:
 
 def run_joint(config: JointConfig, places: Places, problems: Problems, *, resume: bool) -> TrainingResult:
     """The stage from its configuration to its checkpoint."""
-    origin = from_checkpoint(places.run(config.init))
+    device = distributed.start(config.loop.device)
+    with distributed.first_rank_first():
+        stage = build_joint(config, places, problems, device=device)
+        problems.report(places.out)
+    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+
+
+def build_joint(
+    config: JointConfig, places: Places, problems: Problems, *, device: torch.device
+) -> JointStage:
+    """The stage with its photos and captions read."""
+    origin = from_checkpoint(places.run(config.init), device=device)
     labelled = read_captioned_sources([places.data / folder for folder in config.data.labelled], problems)
     labelled = labelled.select(
         sample_rows(len(labelled), count=config.data.max_labelled, seed=config.data.split_seed)
@@ -149,9 +161,7 @@ def run_joint(config: JointConfig, places: Places, problems: Problems, *, resume
         limits = (len(held_out), config.data.max_validation, config.evaluation.max_images)
         held_out = held_out.select(range(min(limit for limit in limits if limit)))
         validation = _with_pixels(held_out, origin, config, places, problems)
-    problems.report(places.out)
-    stage = JointStage(origin, config, training=training, validation=validation)
-    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+    return JointStage(origin, config, training=training, validation=validation)
 
 
 def _with_pixels(

@@ -48,17 +48,18 @@ def encode_captions(
     """Token ids of each image's captions, and the rows of the images that have any."""
     encoded, rows = [], []
     for row, captions in enumerate(captioned.captions):
-        token_ids, _ = encode_texts(captioner, captions, problems)
+        sources = [captioned.where(row)] * len(captions)
+        token_ids, _ = encode_texts(captioner, captions, sources, problems)
         if token_ids:
             encoded.append(token_ids)
             rows.append(row)
         else:
-            problems.add("no captions", captioned.images.ids[row])
+            problems.add("no captions", captioned.where(row))
     return encoded, rows
 
 
 def encode_texts(
-    captioner: Captioner, texts: Sequence[str], problems: Problems
+    captioner: Captioner, texts: Sequence[str], sources: Sequence[str], problems: Problems
 ) -> tuple[list[Tensor], list[int]]:
     """Token ids with end-of-text of each text that is not too long, and the rows of those.
 
@@ -68,7 +69,8 @@ def encode_texts(
     for row, text in enumerate(texts):
         token_ids = captioner.tokenizer.encode(text)
         if len(token_ids) > captioner.config.max_tokens:
-            problems.add("caption too long", f"{len(token_ids)} tokens: {text}")
+            limit = captioner.config.max_tokens
+            problems.add("caption too long", f"{sources[row]} {len(token_ids)} of {limit} tokens: {text}")
         else:
             encoded.append(torch.tensor([*token_ids, captioner.tokenizer.eos_id]))
             rows.append(row)

@@ -83,7 +83,7 @@ class Mapped(LazySequence[T], Generic[S, T]):
         return self._make(self._base[index])
 
 
-class Texts(LazySequence[str]):
+class DiskTexts(LazySequence[str]):
     """Texts in a memory-mapped file; 8 bytes of memory a row."""
 
     def __init__(self, content: "mmap.mmap | bytes", ends: "array[int]") -> None:
@@ -109,11 +109,11 @@ class TextWriter:
         self._file.write(content)
         self._ends.append(self._ends[-1] + len(content))
 
-    def finish(self) -> Texts:
+    def finish(self) -> DiskTexts:
         """All of them; nothing can be added after."""
         self._file.flush()
         content: mmap.mmap | bytes = b""
         if self._ends[-1]:
             content = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         self._file.close()
-        return Texts(content, self._ends)
+        return DiskTexts(content, self._ends)

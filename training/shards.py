@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from training.data import DataError, ImageFile, Images, Problems
+from training.disk import writing
 from training.lazy import LazySequence
 
 SHARD_ROWS = 512
@@ -116,13 +118,24 @@ def _read_or_compute(base: Path, files: Sequence[ImageFile], compute: Compute) -
     if not index.is_file():
         arrays, unreadable = compute(files)
         scratch = base.with_name(f".{base.name}-{os.getpid()}")
-        scratch.mkdir(parents=True, exist_ok=True)
-        for name, values in arrays.items():
-            np.save(scratch / f"{name}.npy", values)
-        (scratch / index.name).write_text(json.dumps(unreadable))
-        if not base.exists():  # another run may have finished the same images meanwhile
-            scratch.rename(base)
+        try:
+            with writing(base):
+                scratch.mkdir(parents=True, exist_ok=True)
+                for name, values in arrays.items():
+                    np.save(scratch / f"{name}.npy", values)
+                (scratch / index.name).write_text(json.dumps(unreadable))
+                _publish(scratch, base)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     return {int(offset): reason for offset, reason in json.loads(index.read_text()).items()}
+
+
+def _publish(scratch: Path, base: Path) -> None:
+    try:
+        scratch.rename(base)
+    except OSError:
+        if not base.is_dir():  # else another run has finished the same images meanwhile
+            raise
 
 
 def _content_key(files: Sequence[ImageFile], seen: Path) -> str:

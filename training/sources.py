@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from training.coco import read_captioned_json
-from training.data import CaptionedImages, Images, Problems, read_captioned_images, read_images
+from training.data import CaptionedImages, Images, Problems
+from training.folders import read_captioned_images, read_images
 from training.lazy import Joined, Mapped
 from training.webdataset import find_shards, read_captioned_shards, read_image_shards
 
@@ -23,7 +24,9 @@ def read_captioned_sources(sources: Sequence[Path], problems: Problems) -> Capti
     if len(parts) == 1:
         return parts[0]
     images = _joined([part.images for part in parts], sources)
-    return CaptionedImages(images, Joined([part.captions for part in parts]))
+    return CaptionedImages(
+        images, Joined([part.captions for part in parts]), Joined([part.sources for part in parts])
+    )
 
 
 def read_image_sources(sources: Sequence[Path], problems: Problems) -> Images:

@@ -5,16 +5,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from training import distributed
 from training.config import Places, SupervisedConfig
 from training.data import Problems
 from training.labelled import CaptionPairs, captions_loss, read_pairs
 from training.loop import Losses, TrainingResult, train
-from training.optim import freeze
 from training.order import seed_at
-from training.starting import Origin, from_checkpoint, from_shape
-from training.validation import Validation, read_validation
-
-TEXT_FOLDER = "text-pretraining"
+from training.starting import Origin, choose_what_learns, from_checkpoint, from_shape
+from training.validation import Validation, check_best_by, read_validation
 
 
 class SupervisedStage:
@@ -29,8 +27,7 @@ class SupervisedStage:
         self.items = len(pairs)
         self._origin, self._config, self._pairs, self._validation = origin, config, pairs, validation
         self._figures: dict[str, float] = {}
-        origin.captioner.set_trainable(("mapping", "decoder"))
-        freeze(origin.captioner, config.frozen)
+        choose_what_learns(origin.captioner, config)
 
     def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
         features = self._pairs.features.batch(rows, generator=generator).to(self.module.device)
@@ -60,13 +57,26 @@ def run_supervised(
     config: SupervisedConfig, places: Places, problems: Problems, *, resume: bool
 ) -> TrainingResult:
     """Stage 1 from its configuration to its checkpoint."""
-    origin = (
-        from_checkpoint(places.run(config.init))
-        if config.init
-        else from_shape(config.model, places, seed=seed_at(0, seed=config.loop.seed))
-    )
+    check_best_by(config.loop.best_by, config.data, config.evaluation)
+    origin = starting_point(config, places)
+    with distributed.first_rank_first():
+        stage = build_supervised(origin, config, places, problems)
+        problems.report(places.out)
+    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+
+
+def starting_point(config: SupervisedConfig, places: Places) -> Origin:
+    """The checkpoint that the configuration names, or a new captioner."""
+    device = distributed.start(config.loop.device)
+    if config.init:
+        return from_checkpoint(places.run(config.init), device=device)
+    return from_shape(config.model, places, seed=seed_at(0, seed=config.loop.seed), device=device)
+
+
+def build_supervised(
+    origin: Origin, config: SupervisedConfig, places: Places, problems: Problems
+) -> SupervisedStage:
+    """The stage with its photos and captions read."""
     pairs = read_pairs(origin.captioner, config.data, places, problems)
     validation = read_validation(origin.captioner, config.data, config.evaluation, places, problems)
-    problems.report(places.out)
-    stage = SupervisedStage(origin, config, pairs=pairs, validation=validation)
-    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+    return SupervisedStage(origin, config, pairs=pairs, validation=validation)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.image_features import ImageFeatures
+from training import distributed
 from training.config import Places, TextConfig
 from training.data import Problems, read_caption_groups
 from training.labelled import captions_loss, draw_captions, encode_texts
@@ -81,17 +82,26 @@ class TextStage:
 
 def run_text(config: TextConfig, places: Places, problems: Problems, *, resume: bool) -> TrainingResult:
     """The stage from its configuration to its checkpoint."""
+    device = distributed.start(config.loop.device)
+    with distributed.first_rank_first():
+        stage = build_text(config, places, problems, device=device)
+        problems.report(places.out)
+    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+
+
+def build_text(config: TextConfig, places: Places, problems: Problems, *, device: torch.device) -> TextStage:
+    """The stage with its captions read and its towers at their start."""
     model, seed = config.model, seed_at(0, seed=config.loop.seed)
     if not model.clip:
         merges = places.run(config.tokenizer) if config.tokenizer else None
-        new_towers(config.towers, places, merges=merges, folder=places.out / TOWERS, seed=seed)
-        model = replace(model, clip=f"{places.out.name}/{TOWERS}")
-    origin = from_shape(model, places, seed=seed)
+        folder = places.out / TOWERS
+        new_towers(config.towers, places, merges=merges, folder=folder, seed=seed)
+        model = replace(model, clip=str(folder.resolve()))
+    origin = from_shape(model, places, seed=seed, device=device)
     groups = read_caption_groups([places.data / file for file in config.data.text], problems)
     if config.data.labelled:
-        folders = [places.data / folder for folder in config.data.labelled]
-        groups += read_captioned_sources(folders, problems).captions
-    encoded = [encode_texts(origin.captioner, group, problems)[0] for group in groups]
-    problems.report(places.out)
-    stage = TextStage(origin, config, groups=[group for group in encoded if group])
-    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+        groups += read_captioned_sources(
+            [places.data / folder for folder in config.data.labelled], problems
+        ).texts()
+    encoded = [encode_texts(origin.captioner, group.texts, group.sources, problems)[0] for group in groups]
+    return TextStage(origin, config, groups=[group for group in encoded if group])

@@ -15,6 +15,7 @@ from training.evaluate import (
 )
 from training.features import FeatureStore
 from training.sources import read_captioned_sources
+from training.toml_reader import TrainingConfigError
 
 SHOWN_CAPTIONS = 4
 
@@ -79,5 +80,15 @@ def read_validation(
     captioned = captioned.select(readable)
     second = None
     if config.second_scorer:
-        second = read_second_opinion(places.run(config.second_scorer), captioned, places.cache)
+        second = read_second_opinion(
+            places.run(config.second_scorer), captioned, places.cache, device=captioner.device
+        )
     return Validation(captioned, features, config, second=second)
+
+
+def check_best_by(best_by: str, data: DataConfig, config: EvaluationConfig) -> None:
+    """Raises TrainingConfigError for a figure that this configuration cannot measure."""
+    if best_by and not data.validation:
+        raise TrainingConfigError("loop.best_by", [f"is {best_by!r}, which needs data.validation"])
+    if best_by.startswith("second_") and not config.second_scorer:
+        raise TrainingConfigError("loop.best_by", [f"is {best_by!r}, which needs evaluation.second_scorer"])

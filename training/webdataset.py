@@ -14,14 +14,14 @@ from typing import Any
 from training.data import (
     IMAGE_SUFFIXES,
     CaptionedImages,
-    CaptionWriter,
+    CaptionedWriter,
     DataError,
     ImageFile,
     Images,
     Problems,
     clean_captions,
 )
-from training.lazy import LazySequence, Texts, TextWriter
+from training.lazy import DiskTexts, LazySequence, TextWriter
 
 MAX_CAPTION_BYTES = 1024 * 1024
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -71,7 +71,7 @@ def read_captioned_shards(shards: Sequence[Path], problems: Problems) -> Caption
     Raises:
         DataError: there is none.
     """
-    index, captions = _Index(shards), CaptionWriter()
+    images, files = CaptionedWriter(), _FileWriter(shards)
     for sample in _samples(shards, problems):
         texts = _captions(sample, problems)
         if sample.image is None:
@@ -79,9 +79,9 @@ def read_captioned_shards(shards: Sequence[Path], problems: Problems) -> Caption
         elif not texts:
             problems.add("no captions", sample.where)
         else:
-            index.append(sample, sample.image)
-            captions.append(texts)
-    return CaptionedImages(index.images(), captions.finish())
+            images.append(files.id(sample), texts, source=sample.where)
+            files.append(sample, sample.image)
+    return images.finish(lambda _: files.finish())
 
 
 def read_image_shards(shards: Sequence[Path], problems: Problems) -> Images:
@@ -90,11 +90,12 @@ def read_image_shards(shards: Sequence[Path], problems: Problems) -> Images:
     Raises:
         DataError: there is none.
     """
-    index = _Index(shards)
+    ids, files = TextWriter(), _FileWriter(shards)
     for sample in _samples(shards, problems):
         if sample.image is not None:
-            index.append(sample, sample.image)
-    return index.images()
+            ids.append(files.id(sample))
+            files.append(sample, sample.image)
+    return Images(ids.finish(), files.finish())
 
 
 @dataclass
@@ -108,29 +109,31 @@ class _Sample:
     texts: dict[str, bytes] = field(default_factory=dict)
 
 
-class _Index:
-    """Where the images are: a name, a shard, an offset and a size for each."""
+class _FileWriter:
+    """Collects where images are: a member's name, its shard, offset and size for each."""
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self._shards = shards
-        self._ids, self._members = TextWriter(), TextWriter()
+        self._members = TextWriter()
         self._places = array("q")
 
+    def id(self, sample: _Sample) -> str:
+        return f"{self._shards[sample.shard].stem}/{sample.key}"
+
     def append(self, sample: _Sample, image: tarfile.TarInfo) -> None:
-        self._ids.append(f"{self._shards[sample.shard].stem}/{sample.key}")
         self._members.append(image.name)
         self._places.extend((sample.shard, image.offset_data, image.size))
 
-    def images(self) -> Images:
+    def finish(self) -> Sequence[ImageFile]:
         if not self._places:
             raise DataError(f"{self._shards[0]} and {len(self._shards) - 1} more shards have no usable image")
-        return Images(self._ids.finish(), _ShardImages(self._shards, self._members.finish(), self._places))
+        return _ShardImages(self._shards, self._members.finish(), self._places)
 
 
 class _ShardImages(LazySequence[ImageFile]):
     """24 bytes of memory an image, beside its name on disk."""
 
-    def __init__(self, shards: Sequence[Path], members: Texts, places: "array[int]") -> None:
+    def __init__(self, shards: Sequence[Path], members: DiskTexts, places: "array[int]") -> None:
         self._shards, self._members, self._places = shards, members, places
 
     def __len__(self) -> int:

@@ -41,8 +41,13 @@ def test_true_is_not_a_number() -> None:
 
 
 def test_unknown_choice_names_the_choices() -> None:
-    with pytest.raises(TrainingConfigError, match=r"rollout\.estimator is 'reinforce'; it must be 'gumbel-"):
-        config_from(UnsupervisedConfig, {"init": "x", "rollout": {"estimator": "reinforce"}})
+    with pytest.raises(TrainingConfigError, match=r"rollout\.estimator is 'gumbel'; it must be 'gumbel-"):
+        config_from(UnsupervisedConfig, {"init": "x", "rollout": {"estimator": "gumbel"}})
+
+
+def test_settings_that_do_not_go_together_are_named_with_their_table() -> None:
+    with pytest.raises(TrainingConfigError, match=r"rollout: baseline 'mean' .*samples must be at least 2"):
+        config_from(UnsupervisedConfig, {"init": "x", "rollout": {"estimator": "reinforce", "samples": 1}})
 
 
 def test_overrides_take_toml_values_and_bare_words(tmp_path: Path) -> None:

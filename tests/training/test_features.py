@@ -10,8 +10,9 @@ from PIL import Image
 from models.clip import ClipEncoder
 from tests.tiny import tiny_clip
 from tests.training.conftest import write_scenes
-from training.data import Images, Problems, read_images
+from training.data import Images, Problems
 from training.features import FeatureStore, cached_features
+from training.folders import read_images
 from training.pixels import read_pixels
 from training.shards import SHARD_ROWS, cached_arrays
 

@@ -99,7 +99,7 @@ def test_coco_captions_find_their_photos_and_name_every_fault(
     assert captioned.images.files[1].read_bytes() == jpegs["man"]
     assert wheres(problems) == {
         "caption without image": [f"{file} annotations[3] image_id 9"],
-        "empty caption": [f"{file} annotations[4]"],
+        "empty caption": [f"{file} annotations[4] caption 1"],
         "missing image": [f"{file} images[1] gone.jpg"],
         "no captions": [f"{file} images[2] cup.jpg"],
         "duplicated image": [f"{file} images[4] cat.jpg"],

@@ -68,8 +68,9 @@ def joint_places(text_places: Places) -> Places:
 
 def test_captions_of_a_photo_belong_together(text_places: Places) -> None:
     groups = read_caption_groups([text_places.data / "text.jsonl"], Problems())
-    assert groups[0] == ("the red dog runs", "the red dog runs .")
-    assert groups[-1] == ("the cat",)
+    assert groups[0].texts == ("the red dog runs", "the red dog runs .")
+    assert groups[-1].texts == ("the cat",)
+    assert groups[-1].sources[0].endswith("text.jsonl:17")
 
 
 def test_both_losses_fall_on_captions_alone_and_the_image_tower_stays(text_places: Places) -> None:
