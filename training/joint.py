@@ -14,6 +14,7 @@ from training.config import JointConfig, Places
 from training.data import CaptionedImages, Problems, sample_rows
 from training.features import FeatureStore
 from training.labelled import captions_loss, draw_captions, encode_captions
+from training.lazy import Chosen
 from training.loop import Losses, TrainingResult, train
 from training.losses import contrastive_loss
 from training.metrics import encode_texts
@@ -176,4 +177,4 @@ def _with_pixels(
         workers=config.data.workers,
         problems=problems,
     )
-    return PixelPairs(captioned.select(readable), arrays, [token_ids[row] for row in readable])
+    return PixelPairs(captioned.select(readable), arrays, Chosen(token_ids, readable))

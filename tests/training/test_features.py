@@ -1,5 +1,7 @@
 """CLIP features on disk: equal to the encoder's, computed once, unreadable pictures left out and named."""
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from training.data import Images, Problems
 from training.features import FeatureStore, cached_features
 from training.folders import read_images
 from training.pixels import read_pixels
-from training.shards import SHARD_ROWS, cached_arrays
+from training.shards import SHARD_ROWS, MappedFiles, ShardedArrays, cached_arrays
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,57 @@ def test_an_interrupted_computation_goes_on_and_nothing_is_computed_twice(tmp_pa
     cached_arrays(images, folder=folder, compute=compute, label="", problems=Problems())
     assert seen == list(range(SHARD_ROWS + 3))
     assert arrays.read("number", np.array([514, 0, 511])).tolist() == [514, 0, 511]
+
+
+def test_content_is_read_once_and_again_only_where_a_file_has_changed(tmp_path: Path) -> None:
+    images = _numbered_files(tmp_path, 3)
+    reads: list[str] = []
+
+    @dataclass(frozen=True)
+    class CountedFile:
+        path: Path
+
+        def read_bytes(self) -> bytes:
+            reads.append(self.path.name)
+            return self.path.read_bytes()
+
+        def stat(self) -> os.stat_result:
+            return self.path.stat()
+
+        def __str__(self) -> str:
+            return str(self.path)
+
+    def numbers() -> list[int]:
+        arrays, _ = cached_arrays(
+            Images(images.ids, [CountedFile(Path(str(file))) for file in images.files]),
+            folder=tmp_path / "cache",
+            compute=lambda files: (
+                {"number": np.array([int(Path(str(one)).read_text()) for one in files])},
+                {},
+            ),
+            label="",
+            problems=Problems(),
+        )
+        read: list[int] = arrays.read("number", np.arange(3)).tolist()
+        return read
+
+    assert numbers() == numbers() == [0, 1, 2]
+    (tmp_path / "0000.txt").write_text("70")
+    assert numbers() == [70, 1, 2]
+    assert reads == ["0000.txt", "0001.txt", "0002.txt"] * 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted in Linux's /proc")
+def test_only_some_of_many_shards_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.shards.OPEN_FILES", 3)
+    files = [tmp_path / f"{number}.npy" for number in range(20)]
+    for number, file in enumerate(files):
+        np.save(file, np.full((SHARD_ROWS, 2), number))
+    arrays = ShardedArrays({"x": MappedFiles(files)}, np.arange(20 * SHARD_ROWS))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    rows = np.random.default_rng(0).permutation(20 * SHARD_ROWS)[:2000]
+    assert arrays.read("x", rows)[:, 0].tolist() == (rows // SHARD_ROWS).tolist()
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 3
 
 
 def test_a_changed_picture_is_computed_again(clip: ClipEncoder, photos: Images, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training.labelled import TokenLists
 from training.lazy import Chosen, Joined, LazySequence, Mapped, TextWriter
 
 
@@ -49,3 +51,13 @@ def written(texts: list[str] | tuple[str, ...]) -> LazySequence[str]:
     for text in texts:
         writer.append(text)
     return writer.finish()
+
+
+def test_token_lists_give_the_captions_of_each_image_back() -> None:
+    groups = [[torch.tensor([5, 6, 2]), torch.tensor([2])], [torch.tensor([70_000, 2])]]
+    lists = TokenLists()
+    for group in groups:
+        lists.append(group)
+    for got, expected in zip(lists, groups, strict=True):
+        for mine, its in zip(got, expected, strict=True):
+            assert torch.equal(mine, its)
