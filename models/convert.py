@@ -103,6 +103,8 @@ def clipcap_captioner(
     captioner = Captioner.build(config, clip=clip, tokenizer=tokenizer)
     _load(captioner.mapping, {_our_name(name): value for name, value in mapping.items()}, "clip_project.")
     load_gpt2(captioner.decoder, gpt2)
+    with torch.no_grad():  # the padding row is no word's; left random, each import would be another version
+        captioner.decoder.token_embedding.weight[gpt2.config.vocab_size] = 0.0
     return captioner.eval()
 
 

@@ -20,9 +20,10 @@ from models.config import ClipConfig
 from models.decode import decode
 from models.generation import GenerationOptions
 from training import distributed
-from training.data import CaptionedImages, Images, Problems, read_captioned_images
+from training.data import CaptionedImages, Images, Problems
 from training.features import FeatureStore, cached_features
 from training.metrics import language_figures, reference_figures, score_captions
+from training.sources import read_captioned_sources
 
 REPORTED_OPTIONS = ("strategy", "num_beams", "max_tokens", "length_penalty")
 CAPTIONING_SLAB = 256
@@ -122,7 +123,7 @@ def evaluate_checkpoint(
     manifest = read_manifest(checkpoint)
     captioner = load_captioner(checkpoint, device=distributed.start("auto"))
     problems = Problems()
-    captioned = read_captioned_images(data, problems)
+    captioned = read_captioned_sources([data], problems)
     captioned = captioned.select(range(min(limit or len(captioned), len(captioned))))
     features, readable = evaluation_features(
         captioned.images,

@@ -14,7 +14,7 @@ from torch.nn import functional
 from models.clip import ClipEncoder
 from models.image_features import ImageFeatures
 from training.augment import as_jpeg
-from training.data import Images, Problems
+from training.data import ImageFile, Images, Problems
 from training.pixels import read_pixel_batch
 from training.shards import ShardedArrays, cached_arrays
 from training.toml_reader import TrainingConfigError
@@ -88,8 +88,8 @@ def cached_features(
     if unknown or not views:
         raise TrainingConfigError("data.views", [f"is {list(views)}; it may hold {', '.join(VIEWS)}"])
 
-    def compute(paths: Sequence[Path]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-        pixels, unreadable = read_pixel_batch(paths, clip.preprocess, workers=workers)
+    def compute(files: Sequence[ImageFile]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+        pixels, unreadable = read_pixel_batch(files, clip.preprocess, workers=workers)
         parts = [
             _encode(clip, pixels[at : at + ENCODE_BATCH], views) for at in range(0, len(pixels), ENCODE_BATCH)
         ]

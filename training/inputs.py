@@ -17,7 +17,8 @@ from training.config import (
     TextConfig,
     UnsupervisedConfig,
 )
-from training.data import DataError, Problems, read_captioned_folders, read_image_folders, read_texts
+from training.data import DataError, Problems, read_texts
+from training.sources import read_captioned_sources, read_image_sources
 
 
 @dataclass
@@ -104,12 +105,12 @@ def _check_result(
 
 def _check_data(data: DataConfig, places: Places, inputs: Inputs) -> None:
     def labelled(path: Path) -> tuple[int, str]:
-        captioned = read_captioned_folders([path], inputs.problems)
+        captioned = read_captioned_sources([path], inputs.problems)
         captions = sum(len(group) for group in captioned.captions)
         return len(captioned), f"{len(captioned)} photos, {captions} captions"
 
     def unlabelled(path: Path) -> tuple[int, str]:
-        count = len(read_image_folders([path], inputs.problems))
+        count = len(read_image_sources([path], inputs.problems))
         return count, f"{count} photos"
 
     def text(path: Path) -> tuple[int, str]:

@@ -11,9 +11,10 @@ from models.image_features import ImageFeatures
 from training import distributed
 from training.augment import augment
 from training.config import JointConfig, Places
-from training.data import CaptionedImages, Problems, read_captioned_folders, sample_rows
+from training.data import CaptionedImages, Problems, sample_rows
 from training.features import FeatureStore
 from training.labelled import captions_loss, draw_captions, encode_captions
+from training.lazy import Chosen
 from training.loop import Losses, TrainingResult, train
 from training.losses import contrastive_loss
 from training.metrics import encode_texts
@@ -21,6 +22,7 @@ from training.optim import freeze
 from training.pixels import cached_pixels
 from training.retrieval import caption_to_image_recall
 from training.shards import ShardedArrays
+from training.sources import read_captioned_sources
 from training.starting import Origin, check_clip_can_be_saved, from_checkpoint, write_with_clip
 from training.validation import Validation
 
@@ -149,14 +151,14 @@ def build_joint(
 ) -> JointStage:
     """The stage with its photos and captions read."""
     origin = from_checkpoint(places.run(config.init), device=device)
-    labelled = read_captioned_folders([places.data / folder for folder in config.data.labelled], problems)
+    labelled = read_captioned_sources([places.data / folder for folder in config.data.labelled], problems)
     labelled = labelled.select(
         sample_rows(len(labelled), count=config.data.max_labelled, seed=config.data.split_seed)
     )
     training = _with_pixels(labelled, origin, config, places, problems)
     validation = None
     if config.data.validation:
-        held_out = read_captioned_folders([places.data / config.data.validation], problems)
+        held_out = read_captioned_sources([places.data / config.data.validation], problems)
         limits = (len(held_out), config.data.max_validation, config.evaluation.max_images)
         held_out = held_out.select(range(min(limit for limit in limits if limit)))
         validation = _with_pixels(held_out, origin, config, places, problems)
@@ -175,4 +177,4 @@ def _with_pixels(
         workers=config.data.workers,
         problems=problems,
     )
-    return PixelPairs(captioned.select(readable), arrays, [token_ids[row] for row in readable])
+    return PixelPairs(captioned.select(readable), arrays, Chosen(token_ids, readable))

@@ -1,7 +1,9 @@
 """Labelled images as the decoder reads them: CLIP features and token ids."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -11,9 +13,11 @@ from torch import Tensor
 from models.captioner import Captioner
 from models.image_features import ImageFeatures
 from training.config import DataConfig, Places
-from training.data import CaptionedImages, Problems, read_captioned_folders, sample_rows
+from training.data import CaptionedImages, Problems, sample_rows
 from training.features import FeatureStore, cached_features
+from training.lazy import Chosen, LazySequence
 from training.losses import caption_cross_entropy
+from training.sources import read_captioned_sources
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,27 @@ class CaptionPairs:
         return [caption for captions in drawn for caption in captions]
 
 
+class TokenLists(LazySequence[list[Tensor]]):
+    """Token ids of each image's captions: 4 bytes a token, made into tensors when they are asked for."""
+
+    def __init__(self) -> None:
+        self._ids = array("i")
+        self._caption_ends, self._image_ends = array("q", [0]), array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self._image_ends) - 1
+
+    def append(self, captions: Sequence[Tensor]) -> None:
+        for caption in captions:
+            self._ids.extend(caption.tolist())
+            self._caption_ends.append(len(self._ids))
+        self._image_ends.append(len(self._caption_ends) - 1)
+
+    def row(self, index: int) -> list[Tensor]:
+        ends = self._caption_ends[self._image_ends[index] : self._image_ends[index + 1] + 1]
+        return [torch.tensor(self._ids[first:last], dtype=torch.long) for first, last in pairwise(ends)]
+
+
 def draw_captions(captions: Sequence[Tensor], count: int, generator: torch.Generator) -> list[Tensor]:
     """`count` captions of one image; all different if there are enough."""
     order = torch.randperm(len(captions), generator=generator).tolist()
@@ -43,9 +68,9 @@ def draw_captions(captions: Sequence[Tensor], count: int, generator: torch.Gener
 
 def encode_captions(
     captioner: Captioner, captioned: CaptionedImages, problems: Problems
-) -> tuple[list[list[Tensor]], list[int]]:
+) -> tuple[Sequence[Sequence[Tensor]], list[int]]:
     """Token ids of each image's captions, and the rows of the images that have any."""
-    encoded, rows = [], []
+    encoded, rows = TokenLists(), []
     for row, captions in enumerate(captioned.captions):
         sources = [captioned.where(row)] * len(captions)
         token_ids, _ = encode_texts(captioner, captions, sources, problems)
@@ -98,7 +123,7 @@ def padded(token_ids: Sequence[Tensor], pad_id: int) -> Int[Tensor, "captions le
 
 def read_pairs(captioner: Captioner, data: DataConfig, places: Places, problems: Problems) -> CaptionPairs:
     """The labelled images of a configuration, ready to train on."""
-    labelled = read_captioned_folders([places.data / folder for folder in data.labelled], problems)
+    labelled = read_captioned_sources([places.data / folder for folder in data.labelled], problems)
     labelled = labelled.select(sample_rows(len(labelled), count=data.max_labelled, seed=data.split_seed))
     encoded, rows = encode_captions(captioner, labelled, problems)
     images = labelled.select(rows).images
@@ -112,4 +137,4 @@ def read_pairs(captioner: Captioner, data: DataConfig, places: Places, problems:
         workers=data.workers,
         problems=problems,
     )
-    return CaptionPairs(features, [encoded[row] for row in readable])
+    return CaptionPairs(features, Chosen(encoded, readable))

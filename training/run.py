@@ -20,11 +20,12 @@ from training.config import (
     TokenizerConfig,
     UnsupervisedConfig,
 )
-from training.data import Problems, read_captioned_folders, read_texts
+from training.data import Problems, read_texts
 from training.disk import replace_text
 from training.dry_run import DryRun, dry_run
 from training.joint import run_joint
 from training.release import run_release
+from training.sources import read_captioned_sources
 from training.supervised import run_supervised
 from training.text import run_text
 from training.toml_reader import TrainingConfigError, config_from, read_toml
@@ -125,7 +126,7 @@ def _run_tokenizer(config: TokenizerConfig, places: Places, resume: bool, proble
 def _learn_vocabulary(config: TokenizerConfig, places: Places, problems: Problems) -> Path:
     captions = list(read_texts([places.data / file for file in config.data.text], problems).texts)
     if config.data.labelled:
-        labelled = read_captioned_folders([places.data / folder for folder in config.data.labelled], problems)
+        labelled = read_captioned_sources([places.data / folder for folder in config.data.labelled], problems)
         captions += [caption for group in labelled.captions for caption in group]
     problems.report(places.out)
     merges = learn_merges(captions, num_merges=config.num_merges, min_count=config.min_count)

@@ -13,12 +13,13 @@ from torch.nn import functional
 from models.image_features import ImageFeatures
 from training import distributed
 from training.config import Places, TextConfig
-from training.data import Problems, read_caption_groups, read_captioned_folders
+from training.data import Problems, read_caption_groups
 from training.labelled import captions_loss, draw_captions, encode_texts
 from training.loop import Losses, TrainingResult, train
 from training.losses import contrastive_loss
 from training.optim import freeze
 from training.order import seed_at
+from training.sources import read_captioned_sources
 from training.starting import Origin, check_clip_can_be_saved, from_shape, write_with_clip
 from training.towers import new_towers
 
@@ -99,7 +100,7 @@ def build_text(config: TextConfig, places: Places, problems: Problems, *, device
     origin = from_shape(model, places, seed=seed, device=device)
     groups = read_caption_groups([places.data / file for file in config.data.text], problems)
     if config.data.labelled:
-        groups += read_captioned_folders(
+        groups += read_captioned_sources(
             [places.data / folder for folder in config.data.labelled], problems
         ).texts()
     encoded = [encode_texts(origin.captioner, group.texts, group.sources, problems)[0] for group in groups]

@@ -11,7 +11,7 @@ from models.captioner import Captioner
 from models.image_features import ImageFeatures
 from training import distributed
 from training.config import Places, UnsupervisedConfig
-from training.data import Problems, read_image_folders, sample_rows
+from training.data import Problems, sample_rows
 from training.estimators import Estimate, build_estimator
 from training.features import FeatureStore, cached_features
 from training.labelled import CaptionPairs, captions_loss, read_pairs
@@ -20,6 +20,7 @@ from training.losses import kl_to_reference, length_excess, repetition
 from training.rewards import ClipRewards
 from training.rollout import Rollout, without_dropout
 from training.sampling import Sampler
+from training.sources import read_image_sources
 from training.starting import Origin, choose_what_learns, from_checkpoint
 from training.toml_reader import TrainingConfigError
 from training.validation import Validation, check_best_by, read_validation
@@ -133,7 +134,7 @@ def build_unsupervised(
     """The stage with its starting checkpoint and its photos read."""
     origin = from_checkpoint(places.run(config.init), device=device)
     _check_context(config, origin.captioner)
-    images = read_image_folders([places.data / folder for folder in config.data.unlabelled], problems)
+    images = read_image_sources([places.data / folder for folder in config.data.unlabelled], problems)
     images = images.select(
         sample_rows(len(images), count=config.data.max_unlabelled, seed=config.data.split_seed)
     )

@@ -5,7 +5,7 @@ import numpy as np
 from models.captioner import Captioner
 from models.generation import GenerationOptions
 from training.config import DataConfig, EvaluationConfig, Places
-from training.data import CaptionedImages, Problems, read_captioned_folders
+from training.data import CaptionedImages, Problems
 from training.evaluate import (
     SecondOpinion,
     evaluation_features,
@@ -14,6 +14,7 @@ from training.evaluate import (
     write_captions,
 )
 from training.features import FeatureStore
+from training.sources import read_captioned_sources
 from training.toml_reader import TrainingConfigError
 
 SHOWN_CAPTIONS = 4
@@ -65,7 +66,7 @@ def read_validation(
     """The validation images of a configuration, None without any."""
     if not data.validation:
         return None
-    captioned = read_captioned_folders([places.data / data.validation], problems)
+    captioned = read_captioned_sources([places.data / data.validation], problems)
     limit = min(count for count in (len(captioned), data.max_validation, config.max_images) if count)
     captioned = captioned.select(range(limit))
     features, readable = evaluation_features(

@@ -9,13 +9,11 @@ from PIL import Image
 from training.data import (
     DataError,
     Problems,
-    read_captioned_folders,
-    read_captioned_images,
-    read_image_folders,
-    read_images,
     read_texts,
     sample_rows,
 )
+from training.folders import read_captioned_images, read_images
+from training.sources import read_captioned_sources, read_image_sources
 
 
 def test_captions_and_text_are_both_read(tmp_path: Path) -> None:
@@ -67,7 +65,7 @@ def test_a_problem_met_twice_counts_once(tmp_path: Path) -> None:
 def test_captions_keep_their_file_and_line_through_selection_and_joining(tmp_path: Path) -> None:
     for name in ("x", "y"):
         _folder(tmp_path / name, {"file_name": "a.png", "text": "x"}, {"file_name": "b.png", "text": "x"})
-    captioned = read_captioned_folders([tmp_path / "x", tmp_path / "y"], Problems()).select([1, 2])
+    captioned = read_captioned_sources([tmp_path / "x", tmp_path / "y"], Problems()).select([1, 2])
     assert captioned.where(0) == f"{tmp_path / 'x' / 'metadata.jsonl'}:2 x/b.png"
     assert captioned.where(1) == f"{tmp_path / 'y' / 'metadata.jsonl'}:1 y/a.png"
 
@@ -131,8 +129,8 @@ def test_folders_with_the_same_file_names_stay_apart(tmp_path: Path) -> None:
     for name in ("x", "y"):
         _folder(tmp_path / name, {"file_name": "a.png", "captions": [name]})
     folders = [tmp_path / "x", tmp_path / "y"]
-    assert read_captioned_folders(folders, Problems()).images.ids == ("x/a.png", "y/a.png")
-    assert read_image_folders(folders, Problems()).ids == ("x/a.png", "x/b.png", "y/a.png", "y/b.png")
+    assert read_captioned_sources(folders, Problems()).images.ids == ("x/a.png", "y/a.png")
+    assert read_image_sources(folders, Problems()).ids == ("x/a.png", "x/b.png", "y/a.png", "y/b.png")
 
 
 def test_text_corpus_drops_empty_lines(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from models.checkpoint import load_captioner, read_manifest
 from models.generation import GenerationOptions
 from tests.training.conftest import SCENES
 from training.config import Places, SupervisedConfig
-from training.data import Problems, read_captioned_images
+from training.data import Problems
 from training.evaluate import evaluation_features, write_captions
+from training.folders import read_captioned_images
 from training.labelled import CaptionPairs
 from training.loop import Losses
 from training.supervised import SupervisedStage, run_supervised
