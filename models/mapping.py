@@ -1,12 +1,14 @@
 """Mapping networks: image features to the prefix that the decoder reads."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.clip import ImageFeatures
 from models.config import ConfigError, MappingConfig
+from models.image_features import ImageFeatures
 
 
 class MlpMapping(nn.Module):
@@ -15,13 +17,14 @@ class MlpMapping(nn.Module):
     def __init__(self, config: MappingConfig, *, embed_dim: int, width: int) -> None:
         super().__init__()
         self.prefix_length = config.prefix_length
+        self.embedding = config.embedding
         out = width * config.prefix_length
         hidden = config.hidden_width or out // 2
         self.layers = nn.Sequential(nn.Linear(embed_dim, hidden), nn.Tanh(), nn.Linear(hidden, out))
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, features: ImageFeatures) -> Float[Tensor, "batch prefix width"]:
-        prefix: Tensor = self.layers(features.embedding)
+        prefix: Tensor = self.layers(embedding_of(features, self.embedding))
         return self.dropout(prefix.view(len(prefix), self.prefix_length, -1))  # type: ignore[no-any-return]
 
 
@@ -86,6 +89,7 @@ class TransformerMapping(nn.Module):
                 f"decoder width {width} is not a multiple of the mapping's {config.heads} heads"
             )
         self.clip_length = config.clip_length
+        self.embedding = config.embedding
         self.linear = nn.Linear(embed_dim, config.clip_length * width)
         self.prefix_const = nn.Parameter(torch.randn(config.prefix_length, width))
         self.layers = nn.ModuleList(
@@ -94,12 +98,28 @@ class TransformerMapping(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, features: ImageFeatures) -> Float[Tensor, "batch prefix width"]:
-        image = self.linear(features.embedding).unflatten(1, (self.clip_length, -1))
+        image = self.linear(embedding_of(features, self.embedding)).unflatten(1, (self.clip_length, -1))
         constants = self.prefix_const.to(image).expand(len(image), -1, -1)
         x = torch.cat([image, constants], dim=1)
         for layer in self.layers:
             x = layer(x)
         return self.dropout(x[:, self.clip_length :])  # type: ignore[no-any-return]
+
+
+def embedding_of(features: ImageFeatures, kind: Literal["unit", "raw"]) -> Float[Tensor, "batch embed"]:
+    """The image embedding as MappingConfig.embedding asks for it.
+
+    Raises:
+        ConfigError: "raw" of features that do not say how long the embedding was.
+    """
+    if kind == "unit":
+        return features.embedding
+    if features.norm is None:
+        raise ConfigError(
+            "mapping.embedding is 'raw', and these features have no length: "
+            "captions cannot stand in for images"
+        )
+    return features.embedding * features.norm.unsqueeze(1)
 
 
 MappingNetwork = MlpMapping | GridMapping | TransformerMapping

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from training.disk import replace_text
+
 METADATA = "metadata.jsonl"
 PROBLEMS = "data-problems.json"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -62,7 +64,7 @@ class Problems:
     def report(self, out: Path) -> None:
         """Prints what was left out and writes the whole list beside a run's results."""
         out.mkdir(parents=True, exist_ok=True)
-        (out / PROBLEMS).write_text(json.dumps([vars(item) for item in self.items], indent=1) + "\n")
+        replace_text(out / PROBLEMS, json.dumps([vars(item) for item in self.items], indent=1) + "\n")
         console = Console(stderr=True)
         for line in self.lines():
             console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -84,6 +86,14 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Captions without images; `sources[i]` is the file and line of `texts[i]`."""
+
+    texts: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class CaptionedImages:
     """Images with one to many captions each; `captions[i]` belongs to `images.ids[i]`.
 
@@ -98,6 +108,12 @@ class CaptionedImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    def texts(self) -> list[Texts]:
+        """The captions of each image, without it."""
+        return [
+            Texts(captions, (self.where(row),) * len(captions)) for row, captions in enumerate(self.captions)
+        ]
+
     def where(self, row: int) -> str:
         """The image at a row as a list of problems names it."""
         return " ".join([*self.sources[row : row + 1], self.images.ids[row]]).strip()
@@ -109,14 +125,6 @@ class CaptionedImages:
             tuple(self.captions[row] for row in rows),
             tuple(self.sources[row] for row in rows) if self.sources else (),
         )
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Captions without images; `sources[i]` is the file and line of `texts[i]`."""
-
-    texts: tuple[str, ...]
-    sources: tuple[str, ...]
 
 
 def read_captioned_folders(folders: Sequence[Path], problems: Problems) -> CaptionedImages:
@@ -182,6 +190,18 @@ def read_images(folder: Path, problems: Problems) -> Images:
     if not paths:
         raise DataError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return Images(tuple(str(path.relative_to(folder)) for path in paths), tuple(paths))
+
+
+def read_caption_groups(files: Sequence[Path], problems: Problems) -> list[Texts]:
+    """The captions in jsonl files, those of one image (`source` and `image` in each line) together."""
+    groups: dict[tuple[object, ...], list[tuple[str, str]]] = {}
+    for path in files:
+        for number, record in _records(path):
+            where = f"{path}:{number}"
+            image = (record.get("source"), record["image"]) if "image" in record else (where,)
+            captions = [(caption, where) for caption in _clean_captions(record, where, problems)]
+            groups.setdefault(image, []).extend(captions)
+    return [Texts(*zip(*group, strict=True)) for group in groups.values() if group]
 
 
 def read_texts(files: Sequence[Path], problems: Problems) -> Texts:

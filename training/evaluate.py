@@ -17,7 +17,7 @@ from models.captioner import Captioner
 from models.checkpoint import load_captioner, read_manifest
 from models.clip import LOCAL_PREFIX, ClipEncoder
 from models.config import ClipConfig
-from models.decoding import decode
+from models.decode import decode
 from models.generation import GenerationOptions
 from training import distributed
 from training.data import CaptionedImages, Images, Problems, read_captioned_images
@@ -128,6 +128,7 @@ def evaluate_checkpoint(
         captioned.images,
         captioner.clip,
         with_grid=captioner.config.mapping.kind == "grid",
+        with_norm=captioner.config.mapping.embedding == "raw",
         cache=cache,
         problems=problems,
     )
@@ -204,11 +205,24 @@ def write_captions(
 
 
 def evaluation_features(
-    images: Images, clip: ClipEncoder, *, with_grid: bool, cache: Path, problems: Problems
+    images: Images,
+    clip: ClipEncoder,
+    *,
+    with_grid: bool,
+    with_norm: bool = False,
+    cache: Path,
+    problems: Problems,
 ) -> tuple[FeatureStore, list[int]]:
     """Features of the pictures as they are, and the rows of the readable ones."""
     return cached_features(
-        images, clip, views=("original",), with_grid=with_grid, cache=cache, workers=2, problems=problems
+        images,
+        clip,
+        views=("original",),
+        with_grid=with_grid,
+        with_norm=with_norm,
+        cache=cache,
+        workers=2,
+        problems=problems,
     )
 
 

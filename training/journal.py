@@ -147,7 +147,7 @@ def _drop_lines_after(path: Path, step: int) -> set[tuple[float, str]]:
     """Keeps the lines up to a step; returns what those of that very step are about."""
     if not path.is_file():
         return set()
-    records = [(line, _record(line)) for line in path.read_text().splitlines()]
+    records = [(line, _record(line)) for line in (path.read_text().splitlines() if step else [])]
     kept = [(line, record) for line, record in records if record["step"] <= step]
     replace_text(path, "".join(f"{line}\n" for line, _ in kept))
     return {_kind(record) for _, record in kept if record["step"] == step}

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.captioner import Captioner
+from models.image_features import ImageFeatures
 from training.config import DataConfig, Places
 from training.data import CaptionedImages, Problems, read_captioned_folders, sample_rows
 from training.features import FeatureStore, cached_features
+from training.losses import caption_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,16 @@ class CaptionPairs:
     def __len__(self) -> int:
         return len(self.token_ids)
 
-    def draw(
-        self, rows: np.ndarray, *, count: int, pad_id: int, generator: torch.Generator
-    ) -> Int[Tensor, "captions length"]:
-        """`count` captions of each image, next to each other, padded; all different if there are enough."""
-        drawn: list[Tensor] = []
-        for row in rows:
-            captions = self.token_ids[row]
-            order = torch.randperm(len(captions), generator=generator).tolist()
-            drawn += [captions[order[place % len(order)]] for place in range(count)]
-        return padded(drawn, pad_id)
+    def draw(self, rows: np.ndarray, *, count: int, generator: torch.Generator) -> list[Tensor]:
+        """`count` captions of each image, next to each other."""
+        drawn = [draw_captions(self.token_ids[row], count, generator) for row in rows]
+        return [caption for captions in drawn for caption in captions]
+
+
+def draw_captions(captions: Sequence[Tensor], count: int, generator: torch.Generator) -> list[Tensor]:
+    """`count` captions of one image; all different if there are enough."""
+    order = torch.randperm(len(captions), generator=generator).tolist()
+    return [captions[order[place % len(order)]] for place in range(count)]
 
 
 def encode_captions(
@@ -74,6 +76,21 @@ def encode_texts(
     return encoded, rows
 
 
+def captions_loss(
+    captioner: Captioner, features: ImageFeatures, captions: Sequence[Tensor], *, label_smoothing: float
+) -> Float[Tensor, ""]:
+    """Cross-entropy of captions, those of one image next to each other, as many for each image."""
+    pad_id = captioner.tokenizer.pad_id
+    token_ids = padded(captions, pad_id).to(captioner.device)
+    return caption_cross_entropy(
+        captioner.states(features, token_ids, captions_per_image=len(captions) // len(features)),
+        captioner.decoder.output_weight,
+        token_ids,
+        pad_id=pad_id,
+        label_smoothing=label_smoothing,
+    )
+
+
 def padded(token_ids: Sequence[Tensor], pad_id: int) -> Int[Tensor, "captions length"]:
     """Captions as one rectangle."""
     return torch.nn.utils.rnn.pad_sequence(list(token_ids), batch_first=True, padding_value=pad_id)
@@ -90,6 +107,7 @@ def read_pairs(captioner: Captioner, data: DataConfig, places: Places, problems:
         captioner.clip,
         views=data.views,
         with_grid=captioner.config.mapping.kind == "grid",
+        with_norm=captioner.config.mapping.embedding == "raw",
         cache=places.cache,
         workers=data.workers,
         problems=problems,

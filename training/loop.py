@@ -126,6 +126,8 @@ class _Run:
         with open_journal(
             self.out, self.stage.name, first=self.counters.step, total=self.total_steps
         ) as journal:
+            if self.loop.best_by and self.counters.step == 0:
+                self._evaluate(journal)  # a wrong best_by ends the run here, and the start may stay the best
             while self.counters.step < self.total_steps and not self._has_stopped_improving():
                 self._step(journal)
             self._finish(journal)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config import OptimConfig
+from training.toml_reader import TrainingConfigError
 
 
 def lr_share(step: int, *, total_steps: int, config: OptimConfig) -> float:
@@ -47,7 +48,7 @@ def parameter_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, A
         group["params"].append(parameter)
         group["names"].append(name)
     if not groups:
-        raise ValueError("nothing is left to train: every parameter is frozen")
+        raise TrainingConfigError("frozen", ["nothing is left to train: every parameter is frozen"])
     return list(groups.values())
 
 
@@ -72,12 +73,15 @@ def freeze(module: nn.Module, prefixes: tuple[str, ...]) -> None:
     """Stops the parameters whose name starts with one of the prefixes from learning.
 
     Raises:
-        ValueError: a prefix that no parameter starts with, which would otherwise freeze nothing in silence.
+        TrainingConfigError: a prefix that no parameter starts with; it would freeze nothing in silence.
     """
     names = [name for name, _ in module.named_parameters()]
     unused = [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)]
     if unused:
-        raise ValueError(f"frozen: no parameter starts with {', '.join(unused)}; names start like {names[0]}")
+        starts = ", ".join(unused)
+        raise TrainingConfigError(
+            "frozen", [f"no parameter starts with {starts}; names start like {names[0]}"]
+        )
     for name, parameter in module.named_parameters():
         if name.startswith(prefixes or ("\0",)):
             parameter.requires_grad_(False)

@@ -3,15 +3,18 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from training.data import Images, Problems
+from training.disk import writing
 
 SHARD_ROWS = 512
 """Images in one file: seconds of work at most are lost when a run is killed."""
@@ -27,6 +30,15 @@ class ShardedArrays:
 
     shards: Mapping[str, tuple[np.ndarray, ...]]
     rows: np.ndarray
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Self:
+        """Arrays that are in memory already; all of them have as many rows."""
+        splits = {
+            name: tuple(values[at : at + SHARD_ROWS] for at in range(0, len(values), SHARD_ROWS))
+            for name, values in arrays.items()
+        }
+        return cls(splits, np.arange(len(next(iter(arrays.values())))))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,13 +91,24 @@ def _read_or_compute(base: Path, paths: Sequence[Path], compute: Compute) -> dic
     if not index.is_file():
         arrays, unreadable = compute(paths)
         scratch = base.with_name(f".{base.name}-{os.getpid()}")
-        scratch.mkdir(parents=True, exist_ok=True)
-        for name, values in arrays.items():
-            np.save(scratch / f"{name}.npy", values)
-        (scratch / index.name).write_text(json.dumps(unreadable))
-        if not base.exists():  # another run may have finished the same images meanwhile
-            scratch.rename(base)
+        try:
+            with writing(base):
+                scratch.mkdir(parents=True, exist_ok=True)
+                for name, values in arrays.items():
+                    np.save(scratch / f"{name}.npy", values)
+                (scratch / index.name).write_text(json.dumps(unreadable))
+                _publish(scratch, base)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     return {int(offset): reason for offset, reason in json.loads(index.read_text()).items()}
+
+
+def _publish(scratch: Path, base: Path) -> None:
+    try:
+        scratch.rename(base)
+    except OSError:
+        if not base.is_dir():  # else another run has finished the same images meanwhile
+            raise
 
 
 def _content_key(paths: Sequence[Path]) -> str:

@@ -1,7 +1,8 @@
 """Where a captioning stage starts from and what its result says of itself."""
 
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,11 +11,14 @@ from models.captioner import Captioner
 from models.checkpoint import CLIP_FOLDER, Provenance, load_captioner, read_manifest, save_captioner
 from models.clip import LOCAL_CONFIG, LOCAL_PREFIX, ClipEncoder
 from models.config import CaptionerConfig, ClipConfig, DecoderConfig
+from models.gpt2 import load_gpt2
 from models.lora import add_adapters
 from models.tokenizer import CaptionTokenizer, ClipVocabulary, Gpt2Vocabulary
 from training.config import CaptionerShape, DataConfig, Places, SupervisedConfig, UnsupervisedConfig
 from training.optim import freeze
 from training.order import generator_at
+from training.toml_reader import TrainingConfigError
+from training.towers import save_towers
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,33 @@ class Origin:
             clip_folder=self.clip_folder,
             dtype=getattr(torch, dtype),
         )
+
+
+def check_clip_can_be_saved(origin: Origin) -> None:
+    """Raises TrainingConfigError when a CLIP from the hub would learn: checkpoints only name it."""
+    is_learning = any(parameter.requires_grad for parameter in origin.captioner.clip.parameters())
+    if is_learning and origin.clip_folder is None:
+        raise TrainingConfigError(
+            "frozen", [f'{origin.captioner.clip.name} is from the hub and would learn; add "clip."']
+        )
+
+
+def write_with_clip(
+    origin: Origin,
+    folder: Path,
+    *,
+    stage: str,
+    step: int,
+    dtype: str,
+    data: DataConfig,
+    figures: Mapping[str, float],
+) -> None:
+    """As `Origin.write_checkpoint`, with the CLIP towers as they are now instead of where they started."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if origin.clip_folder is not None:
+            towers = save_towers(origin.captioner.clip, origin.clip_folder, Path(scratch))
+            origin = replace(origin, clip_folder=towers)
+        origin.write_checkpoint(folder, stage=stage, step=step, dtype=dtype, data=data, figures=figures)
 
 
 def from_checkpoint(folder: Path, *, device: torch.device) -> Origin:
@@ -94,7 +125,7 @@ def from_shape(shape: CaptionerShape, places: Places, *, seed: int, device: torc
     if shape.decoder.pretrained is not None:
         from transformers import GPT2LMHeadModel  # seconds of import that other decoders need not wait for
 
-        captioner.decoder.load_gpt2(GPT2LMHeadModel.from_pretrained(shape.decoder.pretrained))
+        load_gpt2(captioner.decoder, GPT2LMHeadModel.from_pretrained(shape.decoder.pretrained))
     return Origin(captioner.to(device), shape.name, parent=None, clip_folder=folder if is_local else None)
 
 

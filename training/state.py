@@ -121,7 +121,14 @@ def _restore_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor])
     for name, parameter in _named(optimizer):
         for key in _MOMENTS:
             if f"{key}.{name}" in saved:
-                optimizer.state[parameter][key] = saved[f"{key}.{name}"].to(parameter.device).clone()
+                optimizer.state[parameter][key] = _in_layout_of(parameter, saved[f"{key}.{name}"])
+
+
+def _in_layout_of(parameter: nn.Parameter, saved: Tensor) -> Tensor:
+    """A copy with the parameter's strides: fused AdamW walks memory; convolutions may be channels-last."""
+    if saved.shape != parameter.shape:  # the step count
+        return saved.clone()
+    return torch.empty_like(parameter, dtype=saved.dtype).copy_(saved)
 
 
 def _named(optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:

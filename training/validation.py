@@ -14,6 +14,7 @@ from training.evaluate import (
     write_captions,
 )
 from training.features import FeatureStore
+from training.toml_reader import TrainingConfigError
 
 SHOWN_CAPTIONS = 4
 
@@ -71,6 +72,7 @@ def read_validation(
         captioned.images,
         captioner.clip,
         with_grid=captioner.config.mapping.kind == "grid",
+        with_norm=captioner.config.mapping.embedding == "raw",
         cache=places.cache,
         problems=problems,
     )
@@ -81,3 +83,11 @@ def read_validation(
             places.run(config.second_scorer), captioned, places.cache, device=captioner.device
         )
     return Validation(captioned, features, config, second=second)
+
+
+def check_best_by(best_by: str, data: DataConfig, config: EvaluationConfig) -> None:
+    """Raises TrainingConfigError for a figure that this configuration cannot measure."""
+    if best_by and not data.validation:
+        raise TrainingConfigError("loop.best_by", [f"is {best_by!r}, which needs data.validation"])
+    if best_by.startswith("second_") and not config.second_scorer:
+        raise TrainingConfigError("loop.best_by", [f"is {best_by!r}, which needs evaluation.second_scorer"])

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import Provenance, load_captioner, save_captioner
-from models.clip import ImageFeatures
 from models.config import ConfigError, MappingConfig
+from models.image_features import ImageFeatures
 from models.mapping import TransformerMapping, build_mapping
 from tests.tiny import tiny_captioner
 

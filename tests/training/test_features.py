@@ -58,6 +58,26 @@ def test_a_drawn_view_is_the_picture_or_its_mirror_image(
     assert is_flipped.any()
 
 
+def test_the_length_of_the_embedding_is_kept_where_it_is_asked_for(
+    clip: ClipEncoder, photos: Images, tmp_path: Path
+) -> None:
+    store, _ = cached_features(
+        photos,
+        clip,
+        views=("original",),
+        with_grid=False,
+        with_norm=True,
+        cache=tmp_path / "cache",
+        workers=2,
+        problems=Problems(),
+    )
+    pixels = torch.stack([clip.preprocess(Image.open(path)) for path in photos.paths])
+    raw, _ = clip.model.visual(pixels)  # type: ignore[operator]
+    stored = store.batch(np.arange(8))
+    assert stored.norm is not None
+    torch.testing.assert_close(stored.embedding * stored.norm.unsqueeze(1), raw, atol=1e-2, rtol=1e-2)
+
+
 @pytest.mark.parametrize("view", ["jpeg", "zoom", "zoom-flip"])
 def test_other_views_differ_from_the_picture(
     clip: ClipEncoder, photos: Images, tmp_path: Path, view: str

@@ -158,7 +158,7 @@ def test_only_the_newest_states_are_kept(tmp_path: Path) -> None:
 
 def test_best_evaluation_is_the_result_and_patience_ends_the_run(tmp_path: Path) -> None:
     stage = ToyStage()
-    figures = iter([1.0, 3.0, 2.0, 2.5, 9.0])
+    figures = iter([0.5, 1.0, 3.0, 2.0, 2.5, 9.0])
     stage.evaluate = lambda: {"fit": next(figures)}  # type: ignore[method-assign]
     loop = replace(LOOP, evaluate_every=2, best_by="fit", patience=2)
     result = train(stage, optim=OPTIM, loop=loop, out=tmp_path, resume=False)
@@ -166,9 +166,21 @@ def test_best_evaluation_is_the_result_and_patience_ends_the_run(tmp_path: Path)
     assert (tmp_path / RESULT / "step").read_text() == "4"
 
 
-def test_unknown_best_figure_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(TrainingConfigError, match=r"best_by: .*\n  is 'cider'; .* figures are fit"):
-        train(ToyStage(), optim=OPTIM, loop=replace(LOOP, best_by="cider"), out=tmp_path, resume=False)
+def test_start_stays_the_result_where_training_only_makes_it_worse(tmp_path: Path) -> None:
+    stage = ToyStage()
+    figures = iter([5.0, 4.0, 3.0])
+    stage.evaluate = lambda: {"fit": next(figures)}  # type: ignore[method-assign]
+    loop = replace(LOOP, evaluate_every=2, best_by="fit", patience=2)
+    result = train(stage, optim=OPTIM, loop=loop, out=tmp_path, resume=False)
+    assert result.step == 4
+    assert (tmp_path / RESULT / "step").read_text() == "0"
+
+
+def test_unknown_best_figure_names_the_known_ones_before_the_first_step(tmp_path: Path) -> None:
+    stage = ToyStage()
+    with pytest.raises(TrainingConfigError, match=r"is 'cider'; the evaluation's figures are fit"):
+        train(stage, optim=OPTIM, loop=replace(LOOP, best_by="cider"), out=tmp_path, resume=False)
+    assert stage.calls == 0
 
 
 def _interrupting_second_call(function: Callable[..., Any]) -> Callable[..., Any]:

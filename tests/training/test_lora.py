@@ -10,8 +10,8 @@ from safetensors import safe_open
 
 from models.captioner import Captioner
 from models.checkpoint import Provenance, load_captioner, save_captioner
-from models.clip import ImageFeatures
 from models.config import ConfigError
+from models.image_features import ImageFeatures
 from models.lora import LoraLinear, add_adapters
 from tests.tiny import tiny_captioner
 from training.config import Places, SupervisedConfig, UnsupervisedConfig
