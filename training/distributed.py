@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, distributed
 
 from training.toml_reader import TrainingConfigError
@@ -62,6 +63,20 @@ def own_share(rows: np.ndarray) -> np.ndarray:
             "loop.batch_size", [f"gives {len(rows)} images a batch; {num_ranks()} processes share it"]
         )
     return np.array_split(rows, num_ranks())[rank()]
+
+
+def own_count(total: int) -> int:
+    """This process's part of a number of draws that all make together; at least 1."""
+    return max(1, len(np.array_split(np.arange(total), num_ranks())[rank()]))
+
+
+def rows_of_others(rows: Float[Tensor, "own width"]) -> Float[Tensor, "others width"]:
+    """The rows that the other processes have, without a gradient; none for a process alone."""
+    if num_ranks() == 1:
+        return rows[:0]
+    gathered: list[Tensor] = [rows] * num_ranks()
+    distributed.all_gather_object(gathered, rows.detach().cpu())
+    return torch.cat([part for number, part in enumerate(gathered) if number != rank()]).to(rows.device)
 
 
 def add_up_gradients(parameters: Sequence[Tensor]) -> None:

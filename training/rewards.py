@@ -9,6 +9,7 @@ from torch import Tensor
 from models.bridge import SoftRows
 from models.captioner import Captioner
 from models.similarity import clip_similarities, clip_similarity
+from training import distributed
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class ClipRewards:
     """The rewards of captions of a batch of images, by name.
 
     Args:
-        images: unit vectors of the batch's images.
+        images: unit vectors of the images that this process has of the batch.
         names: which rewards: "similarity" is the cosine of caption and image, -1..1 (arXiv 2306.15111);
             "contrastive" is `log_probability_of_own_image`.
         temperature: of the contrastive reward.
@@ -42,20 +43,30 @@ class ClipRewards:
             rewards["similarity"] = clip_similarity(images, texts)
         if "contrastive" in self.names:
             rewards["contrastive"] = log_probability_of_own_image(
-                self.images, texts, temperature=self.temperature
+                self.images,
+                texts,
+                others=distributed.rows_of_others(self.images),
+                temperature=self.temperature,
             )
         return rewards
 
 
 def log_probability_of_own_image(
-    images: Float[Tensor, "images embed"], texts: Float[Tensor, "captions embed"], *, temperature: float
+    images: Float[Tensor, "images embed"],
+    texts: Float[Tensor, "captions embed"],
+    *,
+    others: Float[Tensor, "others embed"],
+    temperature: float,
 ) -> Float[Tensor, "captions"]:
     """Log-probability of picking each caption's image out of the batch's images, at most 0.
 
     Only this direction: what all captions of the batch share earns nothing, what tells the image from its
     neighbours does.
+
+    Args:
+        others: images of the batch without captions here: other processes have them.
     """
     captions_per_image = len(texts) // len(images)
-    log_probs = (clip_similarities(images, texts).T / temperature).log_softmax(dim=1)
+    log_probs = (clip_similarities(torch.cat([images, others]), texts).T / temperature).log_softmax(dim=1)
     own = torch.arange(len(images), device=texts.device).repeat_interleave(captions_per_image)
     return log_probs.gather(1, own.unsqueeze(1)).squeeze(1)

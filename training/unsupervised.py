@@ -110,7 +110,8 @@ class UnsupervisedStage:
         return logits
 
     def _replay(self, pairs: CaptionPairs, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(pairs), (self._config.replay_images,), generator=generator).numpy()
+        count = distributed.own_count(self._config.replay_images)
+        rows = torch.randint(len(pairs), (count,), generator=generator).numpy()
         captions = pairs.draw(rows, count=self._config.captions_per_image, generator=generator)
         features = pairs.features.batch(rows, generator=generator).to(self.module.device)
         return captions_loss(self.module, features, captions, label_smoothing=self._config.label_smoothing)

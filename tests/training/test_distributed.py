@@ -73,6 +73,11 @@ def test_two_processes_train_as_one_and_one_goes_on_from_their_state(root: Path)
     _assert_same_weights(_train(root, "together", "--resume", processes=1), alone)
 
 
+@pytest.mark.slow
+def test_two_processes_exchange_rows_gradients_and_results() -> None:
+    _run(["tests.training.ranks"], processes=2)
+
+
 def test_process_alone_takes_the_whole_batch() -> None:
     rows = np.arange(5)
     assert distributed.num_ranks() == 1
@@ -107,15 +112,18 @@ def test_automatic_device_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.M
 def _train(root: Path, name: str, *arguments: str, processes: int) -> Path:
     """The checkpoint of a run of the real command, by torchrun where there are several processes."""
     out = root / "runs" / name
-    command = ["-m", "service.cli", "train", "supervised", str(root / "stage.toml")]
-    command += ["--data", str(root), "--out", str(out), *arguments]
+    command = ["service.cli", "train", "supervised", str(root / "stage.toml")]
+    _run([*command, "--data", str(root), "--out", str(out), *arguments], processes=processes)
+    return out / "model"
+
+
+def _run(module: list[str], *, processes: int) -> None:
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     launcher += ["--master-port", str(_free_port())]
-    program = [sys.executable, *(launcher if processes > 1 else []), *command]
+    program = [sys.executable, *(launcher if processes > 1 else []), "-m", *module]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     finished = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    return out / "model"
 
 
 def _pretend(monkeypatch: pytest.MonkeyPatch, *, rank: int, count: int) -> None:
