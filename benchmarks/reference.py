@@ -29,7 +29,8 @@ from models.clip import ClipEncoder, write_local_config
 from models.tokenizer import Gpt2Vocabulary
 from training import distributed
 from training.config import Places, SupervisedConfig, UnsupervisedConfig
-from training.data import METADATA, Problems
+from training.data import Problems
+from training.folders import METADATA
 from training.loop import Losses, Stage, train
 from training.run import read_step
 from training.supervised import build_supervised, starting_point

@@ -14,14 +14,19 @@ from models.checkpoint import CheckpointError
 from models.clip import ClipError
 from models.config import ConfigError
 from models.generation import GenerationOptions, OptionError
+from training.comparison import Comparison, compare
 from training.config import STAGES, Places
 from training.data import DataError
 from training.disk import WriteError
 from training.dry_run import DryRun, dry_run
-from training.evaluate import evaluate_checkpoint
+from training.evaluate import evaluate_checkpoint, read_evaluation_photos
+from training.history import history_of
 from training.loop import TrainingDivergedError
+from training.page import MAX_PHOTOS, write_page
+from training.report import Report
 from training.run import dry_run_recipe, read_step, run_recipe, run_step
 from training.state import ResumeError
+from training.tables import labels, notes, terminal_table
 from training.toml_reader import TrainingConfigError, setting_lines
 
 EXPECTED_ERRORS = (
@@ -143,8 +148,17 @@ def show_settings(stage: Annotated[str, typer.Argument(help=", ".join(STAGES))])
 
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="folder of a trained model")],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="folder with photos and metadata.jsonl")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="folder of photos, with metadata.jsonl if labelled")
+    ],
+    against: Annotated[
+        Path | None, typer.Option(metavar="OTHER", help="another checkpoint on the same photos")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the report")] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write a page")] = None,
+    max_photos: Annotated[
+        int, typer.Option("--photos", min=0, max=1000, help="photos on the page")
+    ] = MAX_PHOTOS,
     limit: Annotated[int, typer.Option(min=0, help="photos used, the first ones; 0: all")] = 0,
     num_beams: Annotated[int, typer.Option(min=1, max=16, help="1: greedy")] = 4,
     max_tokens: Annotated[int, typer.Option(min=1, max=256, help="longest caption in tokens")] = 30,
@@ -155,7 +169,7 @@ def evaluate(
     prompt: Annotated[str, typer.Option(help='text CLIP reads before each caption, "A photo depicts "')] = "",
     cache: Annotated[Path | None, typer.Option(metavar="DIR", help="keep CLIP features here")] = None,
 ) -> None:
-    """Caption labelled photos and print CIDEr-D, BLEU, ROUGE-L, CLIPScore, retrieval and degeneration."""
+    """Caption photos and measure the captions: agreement with references, CLIP, retrieval, language."""
     with _errors_in_one_line(), tempfile.TemporaryDirectory() as scratch:
         options = GenerationOptions(
             strategy="beam" if num_beams > 1 else "greedy",
@@ -163,18 +177,48 @@ def evaluate(
             max_tokens=max_tokens,
             length_penalty=length_penalty,
         )
-        report = evaluate_checkpoint(
-            checkpoint,
-            data,
-            options=options,
-            cache=cache or Path(scratch),
-            limit=limit,
-            second_scorer=second_scorer,
-            prompt=prompt,
-        )
-        Console().print(report.table())
+        checkpoints = [checkpoint] if against is None else [checkpoint, against]
+        _check_results(json_file, html_file)
+        photos = read_evaluation_photos(data, limit=limit)
+        reports = [
+            evaluate_checkpoint(
+                one,
+                photos,
+                options=options,
+                cache=cache or Path(scratch),
+                second_scorer=second_scorer,
+                prompt=prompt,
+            )
+            for one in checkpoints
+        ]
+        comparison = compare(*reports) if against is not None else None
+        _print_figures(reports, comparison)
         if json_file is not None:
-            report.write(json_file)
+            (comparison or reports[0]).write(json_file)
+        if html_file is not None:
+            histories = zip(labels(reports), map(history_of, checkpoints), strict=True)
+            write_page(
+                html_file,
+                reports[0],
+                comparison,
+                images=photos.captioned.images,
+                histories={label: history for label, history in histories if history},
+                max_photos=max_photos,
+            )
+
+
+def _check_results(*files: Path | None) -> None:
+    """Minutes of captioning should not end at a folder that does not exist."""
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise FileNotFoundError(f"{file.parent} is not a folder; {file} cannot be written")
+
+
+def _print_figures(reports: Sequence[Report], comparison: Comparison | None) -> None:
+    console = Console()
+    console.print(terminal_table(reports, comparison.differences if comparison else {}))
+    for note in notes(reports):
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def _train(stage: str, config: Path, places: Places, overrides: list[str], *, resume: bool) -> None:

@@ -1,8 +1,7 @@
-"""A checkpoint on labelled photos: the captions it writes and what they are worth."""
+"""A checkpoint on photos: the captions it writes and what they are worth."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from jaxtyping import Float
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
 from models.captioner import Captioner
@@ -20,14 +18,31 @@ from models.config import ClipConfig
 from models.decode import decode
 from models.generation import GenerationOptions
 from training import distributed
-from training.data import CaptionedImages, Images, Problems
+from training.data import CaptionedImages, DataError, Images, Problems
 from training.features import FeatureStore, cached_features
-from training.metrics import language_figures, reference_figures, score_captions
+from training.figures import SECOND
+from training.folders import METADATA, read_images
+from training.metrics import Scores, clip_scores, language_scores, reference_scores
+from training.report import EvaluatedImage, Report
 from training.sources import read_captioned_sources
+from training.webdataset import find_shards
 
 REPORTED_OPTIONS = ("strategy", "num_beams", "max_tokens", "length_penalty")
 CAPTIONING_SLAB = 256
 """Images captioned between two moves of the progress bar."""
+
+
+@dataclass(frozen=True)
+class EvaluationPhotos:
+    """The photos of a folder, with their captions where it has any.
+
+    Args:
+        problems: what was left out while reading.
+    """
+
+    name: str
+    captioned: CaptionedImages
+    problems: Problems
 
 
 @dataclass(frozen=True)
@@ -38,126 +53,83 @@ class SecondOpinion:
     image_embeddings: Float[Tensor, "images embed"]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Captions and what they are worth.
+def read_evaluation_photos(source: Path, *, limit: int = 0) -> EvaluationPhotos:
+    """The labelled photos of any data source, or every photo below a folder that has no captions.
 
     Args:
-        figures: those of the second scorer start with "second_".
-        similarities: cosine of each caption and its image under the captioner's own CLIP.
+        limit: photos used, the first ones; 0 for all. CIDEr-D and r@k depend on it.
+
+    Raises:
+        DataError: no such source, no photo in it, or a line of its captions that cannot be used.
     """
-
-    captions: Sequence[str]
-    figures: Mapping[str, float]
-    similarities: Sequence[float]
-
-
-@dataclass(frozen=True)
-class EvaluatedImage:
-    """One image of a report."""
-
-    image: str
-    caption: str
-    clip_similarity: float
-    references: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Report:
-    """An evaluation with everything needed to repeat it; percentages are 0..100.
-
-    Args:
-        scorer: name and revision of the CLIP behind clip_score and r@k.
-        prompt: text that CLIP reads before each caption.
-        skipped: what the data set lost, by kind.
-    """
-
-    model: str
-    version: str
-    stage: str
-    step: int
-    data: str
-    images: int
-    decoding: Mapping[str, object]
-    scorer: str
-    second_scorer: str | None
-    prompt: str
-    figures: Mapping[str, float]
-    skipped: Mapping[str, int]
-    captions: tuple[EvaluatedImage, ...]
-
-    def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
-
-    def table(self) -> Table:
-        """For the terminal."""
-        table = Table("figure", "value", box=None)
-        table.add_row("model", f"{self.model} {self.version} ({self.stage}, step {self.step})")
-        table.add_row("photos", f"{self.images} of {self.data}")
-        table.add_row("scorer", self.scorer)
-        if self.second_scorer:
-            table.add_row("second scorer", self.second_scorer)
-        for name, value in self.figures.items():
-            table.add_row(name, f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}")
-        return table
+    problems = Problems()
+    if not source.is_dir() and not source.name.partition("#")[0].endswith((".json", ".tar")):
+        what = "is a file" if source.exists() else "does not exist"
+        raise DataError(
+            f"{source} {what}; the photos to evaluate on are a folder, with {METADATA} if labelled"
+        )
+    if source.is_dir() and not (source / METADATA).exists() and not find_shards(source):
+        images = read_images(source, problems)
+        captioned = CaptionedImages(images, ((),) * len(images), images.ids)
+    else:
+        captioned = read_captioned_sources([source], problems)
+    rows = range(min(limit or len(captioned), len(captioned)))
+    return EvaluationPhotos(source.resolve().name, captioned.select(rows), problems)
 
 
 def evaluate_checkpoint(
     checkpoint: Path,
-    data: Path,
+    photos: EvaluationPhotos,
     *,
     options: GenerationOptions,
     cache: Path,
-    limit: int = 0,
     second_scorer: Path | None = None,
     prompt: str = "",
     batch_size: int = 64,
 ) -> Report:
-    """Captions the photos of a labelled folder and measures the captions.
+    """Captions photos and measures the captions; without references, by CLIP and as language alone.
 
     Args:
-        limit: photos used, the first ones; 0 for all. CIDEr-D depends on it.
         cache: folder for CLIP features; may be used again.
         second_scorer: folder of another CLIP that judges too.
+
+    Raises:
+        DataError: none of the photos can be read.
     """
     manifest = read_manifest(checkpoint)
     captioner = load_captioner(checkpoint, device=distributed.start("auto"))
-    problems = Problems()
-    captioned = read_captioned_sources([data], problems)
-    captioned = captioned.select(range(min(limit or len(captioned), len(captioned))))
+    problems = Problems(list(photos.problems.items))
     features, readable = evaluation_features(
-        captioned.images,
+        photos.captioned.images,
         captioner.clip,
         with_grid=captioner.config.mapping.kind == "grid",
         with_norm=captioner.config.mapping.embedding == "raw",
         cache=cache,
         problems=problems,
     )
-    captioned = captioned.select(readable)
+    if not readable:
+        first = next(item.where for item in problems.items if item.kind == "unreadable image")
+        raise DataError(f"no photo of {photos.name} can be read; the first: {first}")
+    captioned = photos.captioned.select(readable)
     second = None
     if second_scorer:
         second = read_second_opinion(second_scorer, captioned, cache, device=captioner.device)
     captions = _write_with_progress(captioner, features, options, batch_size=batch_size)
-    measured = measure(captioner, captioned, features, captions=captions, second=second, prompt=prompt)
+    scores = measure(captioner, captioned, features, captions=captions, second=second, prompt=prompt)
     return Report(
         model=manifest.name,
         version=manifest.version,
         stage=manifest.provenance.stage,
         step=manifest.provenance.step,
-        data=data.name,
+        data=photos.name,
         images=len(captioned),
         decoding={name: vars(options)[name] for name in REPORTED_OPTIONS},
         scorer=_scorer_name(captioner.clip),
         second_scorer=_scorer_name(second.scorer) if second else None,
         prompt=prompt,
-        figures=measured.figures,
+        figures=scores.figures,
         skipped=problems.counts(),
-        captions=tuple(
-            EvaluatedImage(*row)
-            for row in zip(
-                captioned.images.ids, captions, measured.similarities, captioned.captions, strict=True
-            )
-        ),
+        captions=_evaluated_images(captioned, captions, scores),
     )
 
 
@@ -169,24 +141,23 @@ def measure(
     captions: Sequence[str],
     second: SecondOpinion | None = None,
     prompt: str = "",
-) -> Measured:
-    """Agreement with the references, fit under each scorer, and signs of degeneration."""
+) -> Scores:
+    """Agreement with the references where there are any, fit under each scorer, signs of degeneration."""
     references = captioned.captions
-    figures = reference_figures(captions, references) | language_figures(captions)
-    own = score_captions(
+    scores = reference_scores(captions, references) if all(references) else Scores()
+    scores |= clip_scores(
         captions, references, image_embeddings=features.embeddings(), scorer=captioner.clip, prompt=prompt
     )
-    figures |= own.figures
     if second is not None:
-        other = score_captions(
+        opinion = clip_scores(
             captions,
             references,
             image_embeddings=second.image_embeddings,
             scorer=second.scorer,
             prompt=prompt,
         )
-        figures |= {f"second_{name}": value for name, value in other.figures.items()}
-    return Measured(captions, figures, own.similarity.tolist())
+        scores |= opinion.prefixed(SECOND)
+    return scores | language_scores(captions)
 
 
 @torch.no_grad()
@@ -248,6 +219,17 @@ def _write_with_progress(
     for slab in track(slabs, "captioning", console=console, transient=True, disable=not console.is_terminal):
         captions += write_captions(captioner, features, options, rows=slab, batch_size=batch_size)
     return captions
+
+
+def _evaluated_images(
+    captioned: CaptionedImages, captions: Sequence[str], scores: Scores
+) -> tuple[EvaluatedImage, ...]:
+    of_image = [
+        dict(zip(scores.per_caption, map(float, values), strict=True))
+        for values in zip(*scores.per_caption.values(), strict=True)
+    ]
+    rows = zip(captioned.images.ids, captions, of_image, captioned.captions, strict=True)
+    return tuple(EvaluatedImage(*row) for row in rows)
 
 
 def _scorer_name(clip: ClipEncoder) -> str:

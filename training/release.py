@@ -8,7 +8,8 @@ from models.checkpoint import CARD_FILE, read_manifest
 from models.generation import GenerationOptions
 from training.config import Places, ReleaseConfig
 from training.disk import new_folder
-from training.evaluate import Report, evaluate_checkpoint
+from training.evaluate import evaluate_checkpoint, read_evaluation_photos
+from training.report import Report
 
 CARD_FIGURES = {
     "cider_d": "CIDEr-D",
@@ -38,10 +39,9 @@ def run_release(config: ReleaseConfig, places: Places) -> Path:
     options = GenerationOptions(
         strategy="beam" if config.num_beams > 1 else "greedy", num_beams=config.num_beams
     )
+    photos = read_evaluation_photos(places.data / config.validation)
     reports = [
-        evaluate_checkpoint(
-            places.run(checkpoint), places.data / config.validation, options=options, cache=places.cache
-        )
+        evaluate_checkpoint(places.run(checkpoint), photos, options=options, cache=places.cache)
         for checkpoint in config.checkpoints
     ]
     for report in reports:

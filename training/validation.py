@@ -36,8 +36,8 @@ class Validation:
     def figures(self, captioner: Captioner) -> dict[str, float]:
         """What the captions are worth at the moment."""
         captions = self._write(captioner, len(self._captioned))
-        measured = measure(captioner, self._captioned, self._features, captions=captions, second=self._second)
-        return dict(measured.figures)
+        scores = measure(captioner, self._captioned, self._features, captions=captions, second=self._second)
+        return scores.figures
 
     def samples(self, captioner: Captioner) -> list[str]:
         """A few captions beside a reference."""

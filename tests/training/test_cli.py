@@ -1,6 +1,5 @@
-"""semicap train and evaluate as a person calls them: results, recipes that go on, errors in one line."""
+"""semicap train as a person calls it: results, recipes that go on, errors in one line."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,6 @@ labelled = ["photos"]
 """
 app = typer.Typer()
 app.add_typer(cli.train_app, name="train")
-app.command("evaluate")(cli.evaluate)
 
 
 def test_a_step_is_trained_and_its_result_named(places: Places, tmp_path: Path) -> None:
@@ -114,31 +112,6 @@ def test_settings_are_listed_with_their_meaning() -> None:
     assert code == 0
     assert "rollout.gumbel_tau" in output
     assert "relaxation temperature" in output
-
-
-def test_evaluate_prints_a_table_and_writes_json(places: Places, tmp_path: Path) -> None:
-    checkpoint, photos = places.run("start/checkpoint"), places.data / "photos"
-    report_file = tmp_path / "report.json"
-    scorer = places.run("start/parts/clip")
-    code, output = _call(
-        "evaluate", str(checkpoint), str(photos), "--json", str(report_file), "--limit", "6",
-        "--num-beams", "2", "--max-tokens", "8", "--second-scorer", str(scorer),
-    )  # fmt: skip
-    assert code == 0
-    report = json.loads(report_file.read_text())
-    assert report["images"] == len(report["captions"]) == 6
-    assert report["decoding"]["num_beams"] == 2
-    assert report["scorer"].startswith("tiny-clip (")
-    assert {"cider_d", "bleu_4", "rouge_l", "clip_score", "ref_clip_score", "r@1"} <= set(report["figures"])
-    assert {"distinct_captions", "vocabulary", "length_std", "repetition"} <= set(report["figures"])
-    assert report["figures"]["second_clip_score"] == pytest.approx(report["figures"]["clip_score"], abs=1e-6)
-    assert "cider_d" in output
-
-
-def test_evaluating_what_is_no_checkpoint_is_one_line(places: Places, tmp_path: Path) -> None:
-    code, output = _call("evaluate", str(tmp_path), str(places.data / "photos"))
-    assert code == 1
-    assert output.strip() == f"error: {tmp_path} is not a checkpoint: it has no config.json"
 
 
 def _call(*arguments: str) -> tuple[int, str]:

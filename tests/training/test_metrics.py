@@ -1,24 +1,15 @@
-"""Figures against hand-computed values and a plain CIDEr-D."""
+"""Figures of CLIP, retrieval and language against hand-computed values."""
 
 import math
-from collections import Counter
 
 import pytest
 import torch
 
 from models.clip import ClipEncoder
 from tests.tiny import tiny_clip
-from training.metrics import encode_texts, language_figures, reference_figures, score_captions, words
+from training import retrieval
+from training.metrics import clip_scores, encode_texts, language_scores, words
 from training.retrieval import caption_to_image_recall, image_to_caption_recall
-
-Gram = tuple[str, ...]
-
-CAPTIONS = ["a brown dog runs in the snow", "two children play on the grass", "a man rides a red bike"]
-REFERENCES = [
-    ["A brown dog is running in the snow .", "The dog runs through deep snow"],
-    ["Two kids playing on grass .", "Two children play in a park"],
-    ["A man on a bike", "A cyclist in red rides down a hill .", "a man rides a red bike"],
-]
 
 
 @pytest.fixture(scope="module")
@@ -41,42 +32,20 @@ def test_words_are_those_of_the_treebank_tokenizer_without_punctuation(
     assert words(caption) == expected
 
 
-def test_bleu_of_one_short_caption_by_hand() -> None:
-    figures = reference_figures(["the cat sat"], [["the cat sat down"]])
-    brevity = math.exp(1 - 4 / 3)
-    assert figures["bleu_1"] == pytest.approx(100 * brevity, rel=1e-4)
-    assert figures["bleu_2"] == pytest.approx(100 * brevity, rel=1e-4)
-
-
-def test_rouge_l_by_hand() -> None:
-    figures = reference_figures(["the cat sat"], [["the dog sat"]])
-    assert figures["rouge_l"] == pytest.approx(100 * 2 / 3, rel=1e-6)
-
-
-def test_cider_d_agrees_with_the_plain_formula() -> None:
-    expected = 100 * _plain_cider_d(CAPTIONS, REFERENCES)
-    assert expected > 50
-    assert reference_figures(CAPTIONS, REFERENCES)["cider_d"] == pytest.approx(expected, rel=1e-6)
-
-
-def test_perfect_captions_score_highest() -> None:
-    perfect = reference_figures([texts[0] for texts in REFERENCES], REFERENCES)
-    assert perfect["bleu_4"] == pytest.approx(100, rel=1e-4)
-    assert perfect["cider_d"] > reference_figures(CAPTIONS, REFERENCES)["cider_d"]
-
-
 def test_language_figures_by_hand() -> None:
-    figures = language_figures(["a dog", "A dog.", "a dog and a dog"])
+    scores = language_scores(["a dog", "A dog.", "a dog and a dog"])
+    figures = scores.figures
     assert figures["length_mean"] == 3
     assert figures["length_std"] == pytest.approx(math.sqrt(2))
     assert figures["distinct_captions"] == pytest.approx(100 * 2 / 3)
     assert figures["vocabulary"] == 3
     assert figures["repetition"] == pytest.approx(100 * (1 / 4) / 3)
+    assert scores.per_caption["length_mean"].tolist() == [2, 2, 5]
+    assert scores.per_caption["repetition"].tolist() == [0, 0, 25]
 
 
-def test_empty_captions_do_not_break_the_figures() -> None:
-    assert language_figures(["", "a dog"])["repetition"] == 0
-    assert reference_figures(["", "a dog"], [["a cat"], ["a dog"]])["bleu_1"] > 0
+def test_empty_caption_has_no_repetition() -> None:
+    assert language_scores(["", "a dog"]).figures["repetition"] == 0
 
 
 def test_clip_scores_by_hand(clip: ClipEncoder) -> None:
@@ -84,7 +53,8 @@ def test_clip_scores_by_hand(clip: ClipEncoder) -> None:
     references = [["the dog", "the ball"], ["snow"]]
     written = clip.encode_captions(captions)
     images = torch.nn.functional.normalize(written + 0.3 * torch.randn(2, 16, generator=_generator()), dim=1)
-    figures = score_captions(captions, references, image_embeddings=images, scorer=clip).figures
+    scores = clip_scores(captions, references, image_embeddings=images, scorer=clip)
+    figures = scores.figures
     cosines = (images * written).sum(dim=1)
     nearest = torch.stack(
         [(clip.encode_captions(texts) @ row).max() for texts, row in zip(references, written, strict=True)]
@@ -94,11 +64,29 @@ def test_clip_scores_by_hand(clip: ClipEncoder) -> None:
     assert figures["clip_similarity"] == pytest.approx(cosines.mean().item(), rel=1e-5)
     harmonic = 2 * score * nearest / (score + nearest)
     assert figures["ref_clip_score"] == pytest.approx(harmonic.mean().item(), rel=1e-5)
+    assert scores.per_caption["clip_similarity"] == pytest.approx(cosines.detach().numpy(), rel=1e-5)
+    assert scores.per_caption["ref_clip_score"] == pytest.approx(harmonic.detach().numpy(), rel=1e-5)
+
+
+def test_ref_clip_score_scales_the_image_term_alone(clip: ClipEncoder) -> None:
+    """As the code of arXiv 2104.08718: a perfect caption scores the harmonic mean of 2.5 and 1."""
+    caption = "the red dog"
+    images = clip.encode_captions([caption])
+    figures = clip_scores([caption], [[caption]], image_embeddings=images, scorer=clip).figures
+    assert figures["ref_clip_score"] == pytest.approx(10 / 7, rel=1e-5)
+
+
+def test_caption_against_the_image_scores_zero_not_less(clip: ClipEncoder) -> None:
+    caption = "the red dog"
+    images = -clip.encode_captions([caption])
+    figures = clip_scores([caption], [["snow"]], image_embeddings=images, scorer=clip).figures
+    assert figures["clip_similarity"] == pytest.approx(-1, abs=1e-5)
+    assert figures["clip_score"] == figures["ref_clip_score"] == 0
 
 
 def test_prompt_is_read_before_each_text(clip: ClipEncoder) -> None:
     images = clip.encode_captions(["the man on the grass"])
-    figures = score_captions(
+    figures = clip_scores(
         ["grass"], [[]], image_embeddings=images, scorer=clip, prompt="the man on the "
     ).figures
     assert figures["clip_similarity"] == pytest.approx(1.0, abs=1e-5)
@@ -125,6 +113,15 @@ def test_recall_by_hand() -> None:
     )
 
 
+def test_recall_of_chunks_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, texts = torch.randn(2, 23, 8, generator=_generator())
+    own = torch.arange(23)
+    whole = caption_to_image_recall(images, texts, own)
+    assert 0 < whole["r@5"] < 100
+    monkeypatch.setattr(retrieval, "CAPTION_CHUNK", 5)
+    assert caption_to_image_recall(images, texts, own) == whole
+
+
 def test_an_image_counts_when_any_of_its_captions_is_found() -> None:
     images = torch.eye(3)
     texts = torch.stack([images[0], images[2], images[1], images[0], images[2]])
@@ -132,35 +129,6 @@ def test_an_image_counts_when_any_of_its_captions_is_found() -> None:
     recall = image_to_caption_recall(images, texts, own)
     assert recall["r@1"] == pytest.approx(100 * 1 / 3)  # images 0 and 2 tie with a stranger's caption
     assert recall["r@5"] == 100
-
-
-def _plain_cider_d(captions: list[str], references: list[list[str]], *, sigma: float = 6.0) -> float:
-    """CIDEr-D as its paper states it (arXiv 1411.5726, section 5), one n-gram length after the other."""
-    total = 0.0
-    for n in range(1, 5):
-        documents = [{gram for text in texts for gram in _ngrams(text, n)} for texts in references]
-        frequency = Counter(gram for document in documents for gram in document)
-        for caption, texts in zip(captions, references, strict=True):
-            written = _tf_idf(_ngrams(caption, n), frequency, len(references))
-            for text in texts:
-                expected = _tf_idf(_ngrams(text, n), frequency, len(references))
-                dot = sum(
-                    min(written[gram], expected[gram]) * expected[gram] for gram in written.keys() & expected
-                )
-                norm = math.hypot(*written.values()) * math.hypot(*expected.values())
-                difference = len(words(caption)) - len(words(text))
-                penalty = math.exp(-(difference**2) / (2 * sigma**2))
-                total += 10 * penalty * (dot / norm if norm else 0.0) / len(texts)
-    return total / 4 / len(captions)
-
-
-def _tf_idf(counts: Counter[Gram], frequency: Counter[Gram], documents: int) -> dict[Gram, float]:
-    return {gram: count * math.log(documents / max(1, frequency[gram])) for gram, count in counts.items()}
-
-
-def _ngrams(text: str, n: int) -> Counter[Gram]:
-    tokens = words(text)
-    return Counter(tuple(tokens[at : at + n]) for at in range(len(tokens) - n + 1))
 
 
 def _generator() -> torch.Generator:

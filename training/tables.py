@@ -1,0 +1,120 @@
+"""The figures of one or two checkpoints as rows, for the terminal and the page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.markup import escape
+from rich.table import Table
+
+from training.comparison import Difference
+from training.figures import FIGURES, Figure
+from training.report import Report
+
+Verdict = Literal["better", "worse", "unclear"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure: its value under each checkpoint, and their difference.
+
+    Args:
+        interval: 95 % interval of the difference; empty without one.
+        verdict: on the first checkpoint; unclear where the interval holds zero or no side is better.
+    """
+
+    figure: Figure
+    values: tuple[str, ...]
+    difference: str = ""
+    interval: str = ""
+    verdict: Verdict = "unclear"
+
+
+def figure_rows(reports: Sequence[Report], differences: Mapping[str, Difference]) -> list[Row]:
+    """A row for each figure that every report has, in the order of the catalogue."""
+    return [
+        _row(figure, [report.figures[name] for report in reports], differences.get(name))
+        for name, figure in FIGURES.items()
+        if all(name in report.figures for report in reports)
+    ]
+
+
+def labels(reports: Sequence[Report]) -> tuple[str, ...]:
+    """A short name for each report that no other has."""
+    stages = tuple(f"{report.stage}, step {report.step}" for report in reports)
+    if len(set(stages)) == len(reports):
+        return stages
+    return tuple(f"{stage} ({report.version})" for stage, report in zip(stages, reports, strict=True))
+
+
+def notes(reports: Sequence[Report]) -> list[str]:
+    """What a reader of the figures has to know about them."""
+    first, lines = reports[0], []
+    if not first.has_references:
+        lines.append("No captions lie beside these photos: the figures against references are left out.")
+    if len({report.scorer for report in reports}) > 1:
+        lines.append(
+            "The checkpoints have different CLIPs of their own: their own scorers' figures don't compare"
+            + (", those of the second scorer do." if first.second_scorer else "; --second-scorer's would.")
+        )
+    elif first.second_scorer is None:
+        lines.append(
+            "All CLIP figures are by the model's own scorer. Stage 2 is trained against it, so they flatter "
+            "stage 2: --second-scorer adds another's."
+        )
+    lines += [f"Left out: {count} x {kind}." for kind, count in first.skipped.items()]
+    return lines
+
+
+def terminal_table(reports: Sequence[Report], differences: Mapping[str, Difference]) -> Table:
+    """Provenance, then the figures by group."""
+    first = reports[0]
+    table = Table(box=None, title_justify="left", title=escape(f"{first.images} photos of {first.data}"))
+    table.add_column("")
+    for label in labels(reports):
+        table.add_column(escape(label), justify="right")
+    if differences:
+        table.add_column("difference", justify="right")
+        table.add_column("95 % interval", justify="right")
+    table.add_row("model", *(escape(f"{report.model} {report.version}") for report in reports))
+    table.add_row("scorer", *(escape(report.scorer) for report in reports))
+    if first.second_scorer:
+        table.add_row("second scorer", *(escape(report.second_scorer or "") for report in reports))
+    group = ""
+    for row in figure_rows(reports, differences):
+        if row.figure.group != group:
+            group = row.figure.group
+            table.add_section()
+            table.add_row(f"[bold]{group}[/bold]")
+        table.add_row(row.figure.title, *row.values, *_difference_cells(row, differences))
+    return table
+
+
+def _difference_cells(row: Row, differences: Mapping[str, Difference]) -> list[str]:
+    style = {"better": "green", "worse": "red", "unclear": "default"}[row.verdict]
+    return [f"[{style}]{row.difference}[/{style}]", row.interval] if differences else []
+
+
+def _row(figure: Figure, values: Sequence[float], difference: Difference | None) -> Row:
+    shown = tuple(figure.shown(value) for value in values)
+    if difference is None:
+        return Row(figure, shown)
+    return Row(
+        figure,
+        shown,
+        figure.shown_change(difference.value),
+        _interval(figure, difference),
+        _verdict(figure, difference),
+    )
+
+
+def _interval(figure: Figure, difference: Difference) -> str:
+    if difference.low is None or difference.high is None:
+        return ""
+    return f"{figure.shown_change(difference.low)} to {figure.shown_change(difference.high)}"
+
+
+def _verdict(figure: Figure, difference: Difference) -> Verdict:
+    if figure.better is None or not difference.is_clear:
+        return "unclear"
+    return "better" if (difference.value > 0) == (figure.better == "higher") else "worse"
