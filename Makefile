@@ -46,7 +46,7 @@ default-model: $(INSTALLED)  ## train the default model again: DATA=folder of ph
 	@test -n "$(DATA)" || { echo "make default-model needs DATA=FOLDER, the photos to learn from" >&2; exit 2; }
 	$(BIN)/semicap train recipe training/recipes/default --data "$(DATA)" --out runs/default
 	rm -rf $(DEFAULT_MODEL).new
-	cp -R runs/default/5-release/model $(DEFAULT_MODEL).new
+	cp -R runs/default/6-release/model $(DEFAULT_MODEL).new
 	rm -rf $(DEFAULT_MODEL).old
 	test ! -e $(DEFAULT_MODEL) || mv $(DEFAULT_MODEL) $(DEFAULT_MODEL).old
 	mv $(DEFAULT_MODEL).new $(DEFAULT_MODEL)

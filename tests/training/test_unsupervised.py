@@ -129,7 +129,7 @@ def test_best_figure_without_validation_is_refused(places: Places) -> None:
 
 def test_unknown_best_figure_is_refused_before_the_first_step(places: Places) -> None:
     config = _config(data={"validation": "photos"}, loop={"best_by": "cider"})
-    with pytest.raises(TrainingConfigError, match=r"figures are cider_d, bleu_1"):
+    with pytest.raises(TrainingConfigError, match=r"figures are cider_d, "):
         run_unsupervised(config, places, Problems(), resume=False)
     assert _logged(places.out, "loss") == []
 
