@@ -28,6 +28,7 @@ from training.disk import WriteError, free_bytes
 from training.inputs import check_inputs
 from training.joint import build_joint
 from training.loop import RESULT, STATES, Stage, TrainingDivergedError, train
+from training.shards import UNREADABLE_INDEX
 from training.state import KEPT_STATES
 from training.supervised import build_supervised, starting_point
 from training.text import build_text
@@ -217,7 +218,7 @@ def _bytes(tensor: Tensor) -> int:
 
 def _bytes_per_photo(cache: Path) -> int:
     """Of what the step has put into a cache: folders of arrays with one row a photo."""
-    arrays = [next(shard.glob("*.npy")) for shard in cache.glob("*/*")]
+    arrays = [next(index.parent.glob("*.npy")) for index in cache.glob(f"*/*/{UNREADABLE_INDEX}")]
     return _size(cache) // max(1, sum(len(np.load(file, mmap_mode="r")) for file in arrays))
 
 

@@ -24,6 +24,9 @@ SHARD_ROWS = 512
 OPEN_FILES = 128
 """Mapped at once; each holds a file descriptor, of which a process often has no more than 1,024."""
 
+UNREADABLE_INDEX = "unreadable.json"
+"""Beside the arrays of each file, and the last of them to be written."""
+
 Arrays = Mapping[str, np.ndarray]
 Compute = Callable[[Sequence[ImageFile]], tuple[Arrays, dict[int, str]]]
 """From image files to named arrays of one row each, and the rows that could not be read with the reason."""
@@ -114,7 +117,7 @@ def cached_arrays(
 
 
 def _read_or_compute(base: Path, files: Sequence[ImageFile], compute: Compute) -> dict[int, str]:
-    index = base / "unreadable.json"
+    index = base / UNREADABLE_INDEX
     if not index.is_file():
         arrays, unreadable = compute(files)
         scratch = base.with_name(f".{base.name}-{os.getpid()}")
