@@ -219,7 +219,8 @@ def _bytes(tensor: Tensor) -> int:
 def _bytes_per_photo(cache: Path) -> int:
     """Of what the step has put into a cache: folders of arrays with one row a photo."""
     arrays = [next(index.parent.glob("*.npy")) for index in cache.glob(f"*/*/{UNREADABLE_INDEX}")]
-    return _size(cache) // max(1, sum(len(np.load(file, mmap_mode="r")) for file in arrays))
+    stored = sum(file.stat().st_size for file in cache.rglob("*.npy"))
+    return stored // max(1, sum(len(np.load(file, mmap_mode="r")) for file in arrays))
 
 
 def _size(folder: Path) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from models.preprocess import Preprocess
@@ -44,6 +44,8 @@ def read_pixel_batch(
     def read(row: int) -> None:
         try:
             batch[row] = read_pixels(files[row], preprocess)
+        except UnidentifiedImageError:  # whose own words hold the address of a buffer
+            unreadable[row] = "no image of a format that Pillow knows"
         except UNREADABLE as error:
             unreadable[row] = f"{type(error).__name__}: {error}"
 
