@@ -28,7 +28,7 @@ from training.data import (
 )
 from training.features import FeatureStore, cached_features
 from training.figures import SECOND
-from training.metrics import Scores, clip_scores, language_scores, reference_scores
+from training.metrics import Scores, clip_scores, encode_references, language_scores, reference_scores
 from training.report import EvaluatedImage, Report
 
 REPORTED_OPTIONS = ("strategy", "num_beams", "max_tokens", "length_penalty")
@@ -51,10 +51,12 @@ class EvaluationPhotos:
 
 @dataclass(frozen=True)
 class SecondOpinion:
-    """A scorer that no loss has seen, with its own view of the same images."""
+    """A scorer that no loss has seen, with its own view of the same images and their references."""
 
     scorer: ClipEncoder
     image_embeddings: Float[Tensor, "images embed"]
+    reference_embeddings: tuple[Float[Tensor, "references embed"], ...]
+    prompt: str
 
 
 def read_evaluation_photos(folder: Path, *, limit: int = 0) -> EvaluationPhotos:
@@ -114,7 +116,7 @@ def evaluate_checkpoint(
         first = next(item.where for item in problems.items if item.kind == "unreadable image")
         raise DataError(f"no photo of {photos.name} can be read; the first: {first}")
     captioned = photos.captioned.select(readable)
-    second = read_second_opinion(second_scorer, captioned, cache) if second_scorer else None
+    second = read_second_opinion(second_scorer, captioned, cache, prompt=prompt) if second_scorer else None
     captions = _write_with_progress(captioner, features, options, batch_size=batch_size)
     scores = measure(captioner, captioned, features, captions=captions, second=second, prompt=prompt)
     return Report(
@@ -147,15 +149,19 @@ def measure(
     references = captioned.captions
     scores = reference_scores(captions, references) if all(references) else Scores()
     scores |= clip_scores(
-        captions, references, image_embeddings=features.embeddings(), scorer=captioner.clip, prompt=prompt
+        captions,
+        image_embeddings=features.embeddings(),
+        reference_embeddings=encode_references(captioner.clip, references, prompt=prompt),
+        scorer=captioner.clip,
+        prompt=prompt,
     )
     if second is not None:
         opinion = clip_scores(
             captions,
-            references,
             image_embeddings=second.image_embeddings,
+            reference_embeddings=second.reference_embeddings,
             scorer=second.scorer,
-            prompt=prompt,
+            prompt=second.prompt,
         )
         scores |= opinion.prefixed(SECOND)
     return scores | language_scores(captions)
@@ -186,13 +192,16 @@ def evaluation_features(
     )
 
 
-def read_second_opinion(folder: Path, captioned: CaptionedImages, cache: Path) -> SecondOpinion:
+def read_second_opinion(
+    folder: Path, captioned: CaptionedImages, cache: Path, *, prompt: str = ""
+) -> SecondOpinion:
     """Another CLIP and its view of images that are known to be readable."""
     scorer = ClipEncoder.load(ClipConfig(f"{LOCAL_PREFIX}{folder}")).eval()
     features, _ = evaluation_features(
         captioned.images, scorer, with_grid=False, cache=cache, problems=Problems()
     )
-    return SecondOpinion(scorer, features.embeddings())
+    references = encode_references(scorer, captioned.captions, prompt=prompt)
+    return SecondOpinion(scorer, features.embeddings(), references, prompt)
 
 
 def _write_with_progress(
