@@ -45,7 +45,7 @@ def _orders(report: Report, comparison: Comparison | None) -> list[tuple[str, st
         judge = _judge(comparison)
         change = report.scores(judge) - comparison.against.scores(judge)
         rows = np.argsort(-change, kind="stable").tolist()
-        about = f"by the change in {FIGURES[judge].full_title} from the second checkpoint to the first"
+        about = f"in {FIGURES[judge].full_title}, from the second checkpoint to the first"
         orders += [("Gained most", about, rows), ("Lost most", about, rows[::-1])]
     for figure in ("clip_similarity", "cider_d"):
         if figure in report.scored:

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-SIZE_INCHES = (4.6, 2.7)
+SIZE_INCHES = (4.6, 2.9)
 """Small, so that 9 point labels are still readable when a phone scales it to its width."""
 PNG_DPI = 200
 HISTOGRAM_BINS = 40
@@ -27,6 +27,8 @@ SERIES_COLOURS = ("#2f7fc1", "#d9731a", "#2a9d72", "#a765b0", "#b08a1e", "#c2506
 """Readable on white and on near-black; markers and dashes tell series apart without colour."""
 _MARKERS, _DASHES = ("o", "s", "^", "D", "v", "P"), ("-", "--", "-.", ":", "-", "--")
 _MAX_MARKED_POINTS = 30
+_MAX_POINT_LABELS, _MAX_GROUP_LABELS = 6, 14
+_LEGEND_LINE_CHARACTERS = 52
 
 # Written into the SVG as they are, then replaced by variables of these names.
 _THEME = {"#4c5259": "--chart-ink", "#d3d7db": "--chart-grid"}
@@ -112,7 +114,7 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: s
             y, spread = np.asarray(one.y), np.asarray(one.spread)
             axes.fill_between(one.x, y - spread, y + spread, color=_colour(at), alpha=0.18, linewidth=0)
         _draw_labels(axes, one)
-    return _finished(figure, title, num_series=len(series))
+    return _finished(figure, title, names=[one.name for one in series])
 
 
 def path_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: str) -> Chart:
@@ -123,7 +125,7 @@ def path_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: s
         axes.plot(one.x[-1:], one.y[-1:], _MARKERS[at % len(_MARKERS)], color=_colour(at), markersize=8)
         _draw_labels(axes, one)
     axes.margins(0.12)
-    return _finished(figure, title, num_series=len(series))
+    return _finished(figure, title, names=[one.name for one in series])
 
 
 def histogram(samples: Mapping[str, Sequence[float]], *, title: str, x_label: str, y_label: str) -> Chart:
@@ -137,7 +139,7 @@ def histogram(samples: Mapping[str, Sequence[float]], *, title: str, x_label: st
         axes.hist(values, edges, histtype="stepfilled", color=colour, alpha=0.22)
         axes.hist(values, edges, histtype="step", color=colour, linewidth=1.4, label=name)
         axes.axvline(float(np.mean(values)), color=colour, linestyle=_dash(at + 1), linewidth=1.2)
-    return _finished(figure, title, num_series=len(samples))
+    return _finished(figure, title, names=list(samples))
 
 
 def bar_chart(
@@ -170,9 +172,10 @@ def bar_chart(
             yerr=errors if any(errors) else None,
             ecolor=_INK,
         )
-    axes.set_xticks(range(len(groups)), groups)
+    every = -(-len(groups) // _MAX_GROUP_LABELS)
+    axes.set_xticks(range(0, len(groups), every), groups[::every])
     axes.grid(visible=False, axis="x")
-    return _finished(figure, title, num_series=len(bars))
+    return _finished(figure, title, names=list(bars))
 
 
 def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
@@ -201,14 +204,17 @@ def _draw_line(axes: Axes, series: Series, at: int, *, marked: bool) -> None:
 
 
 def _draw_labels(axes: Axes, series: Series) -> None:
-    for x, y, label in zip(series.x, series.y, series.labels, strict=False):
+    every = -(-len(series.labels) // _MAX_POINT_LABELS)
+    points = list(zip(series.x, series.y, series.labels, strict=False))
+    for x, y, label in reversed(points[:: -every or 1]):  # the last one always
         axes.annotate(label, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7.5, color=_INK)
 
 
-def _finished(figure: Figure, title: str, *, num_series: int) -> Chart:
-    if num_series > 1:
+def _finished(figure: Figure, title: str, *, names: Sequence[str]) -> Chart:
+    if len(names) > 1:
+        columns = len(names) if sum(map(len, names)) <= _LEGEND_LINE_CHARACTERS else 1
         style: dict[str, Any] = {"frameon": False, "fontsize": 8.5, "labelcolor": _INK, "handlelength": 2.4}
-        figure.axes[0].legend(loc="best", **style)
+        figure.legend(loc="outside upper left", ncols=columns, **style)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out again for each file, it would move by fractions of a point
     return Chart(figure, title)

@@ -22,7 +22,7 @@ from training.data import CaptionedImages, DataError, Images, Problems
 from training.features import FeatureStore, cached_features
 from training.figures import SECOND
 from training.folders import METADATA, read_images
-from training.metrics import Scores, clip_scores, language_scores, reference_scores
+from training.metrics import Scores, clip_scores, encode_references, language_scores, reference_scores
 from training.report import EvaluatedImage, Report
 from training.sources import read_captioned_sources
 from training.webdataset import find_shards
@@ -47,10 +47,12 @@ class EvaluationPhotos:
 
 @dataclass(frozen=True)
 class SecondOpinion:
-    """A scorer that no loss has seen, with its own view of the same images."""
+    """A scorer that no loss has seen, with its own view of the same images and their references."""
 
     scorer: ClipEncoder
     image_embeddings: Float[Tensor, "images embed"]
+    reference_embeddings: tuple[Float[Tensor, "references embed"], ...]
+    prompt: str
 
 
 def read_evaluation_photos(source: Path, *, limit: int = 0) -> EvaluationPhotos:
@@ -113,7 +115,7 @@ def evaluate_checkpoint(
     captioned = photos.captioned.select(readable)
     second = None
     if second_scorer:
-        second = read_second_opinion(second_scorer, captioned, cache, device=captioner.device)
+        second = read_second_opinion(second_scorer, captioned, cache, device=captioner.device, prompt=prompt)
     captions = _write_with_progress(captioner, features, options, batch_size=batch_size)
     scores = measure(captioner, captioned, features, captions=captions, second=second, prompt=prompt)
     return Report(
@@ -146,15 +148,19 @@ def measure(
     references = captioned.captions
     scores = reference_scores(captions, references) if all(references) else Scores()
     scores |= clip_scores(
-        captions, references, image_embeddings=features.embeddings(), scorer=captioner.clip, prompt=prompt
+        captions,
+        image_embeddings=features.embeddings(),
+        reference_embeddings=encode_references(captioner.clip, references, prompt=prompt),
+        scorer=captioner.clip,
+        prompt=prompt,
     )
     if second is not None:
         opinion = clip_scores(
             captions,
-            references,
             image_embeddings=second.image_embeddings,
+            reference_embeddings=second.reference_embeddings,
             scorer=second.scorer,
-            prompt=prompt,
+            prompt=second.prompt,
         )
         scores |= opinion.prefixed(SECOND)
     return scores | language_scores(captions)
@@ -199,14 +205,15 @@ def evaluation_features(
 
 
 def read_second_opinion(
-    folder: Path, captioned: CaptionedImages, cache: Path, *, device: torch.device
+    folder: Path, captioned: CaptionedImages, cache: Path, *, device: torch.device, prompt: str = ""
 ) -> SecondOpinion:
     """Another CLIP and its view of images that are known to be readable."""
     scorer = ClipEncoder.load(ClipConfig(f"{LOCAL_PREFIX}{folder}")).eval().to(device)
     features, _ = evaluation_features(
         captioned.images, scorer, with_grid=False, cache=cache, problems=Problems()
     )
-    return SecondOpinion(scorer, features.embeddings())
+    references = encode_references(scorer, captioned.captions, prompt=prompt)
+    return SecondOpinion(scorer, features.embeddings(), references, prompt)
 
 
 def _write_with_progress(

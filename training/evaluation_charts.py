@@ -18,7 +18,7 @@ def distribution_charts(reports: Sequence[Report]) -> list[Chart]:
     charts = [
         histogram(
             {name: report.scores(figure).tolist() for name, report in zip(names, reports, strict=True)},
-            title=f"{FIGURES[figure].full_title} of each photo",
+            title=FIGURES[figure].full_title,
             x_label=FIGURES[figure].title,
             y_label="photos",
         )

@@ -6,6 +6,8 @@ from typing import Literal
 SECOND = "second_"
 """Starts the names of the figures that the second scorer gives."""
 
+MINUS = "\N{MINUS SIGN}"
+
 Group = Literal["references", "scorer", "second scorer", "language"]
 
 
@@ -28,15 +30,15 @@ class Figure:
     @property
     def full_title(self) -> str:
         """With the second scorer named where it is the judge."""
-        return f"{self.title}, second scorer" if self.group == "second scorer" else self.title
+        return f"{self.title} by the second scorer" if self.group == "second scorer" else self.title
 
     def shown(self, value: float) -> str:
-        return f"{value:.{self.decimals}f}"
+        return f"{value:.{self.decimals}f}".replace("-", MINUS)
 
     def shown_change(self, value: float) -> str:
         """With its sign, and a zero without one."""
         text = f"{value:+.{self.decimals}f}"
-        return text if float(text) else self.shown(0.0)
+        return text.replace("-", MINUS) if float(text) else self.shown(0.0)
 
 
 _CATALOGUE = (
@@ -61,10 +63,18 @@ _CATALOGUE = (
 # ruff: noqa: E501 - a figure is one line
 
 
-FIGURES = {figure.name: figure for figure in _CATALOGUE} | {
-    SECOND + figure.name: replace(figure, name=SECOND + figure.name, group="second scorer")
+_SECOND_OPINION = tuple(
+    replace(figure, name=SECOND + figure.name, group="second scorer")
     for figure in _CATALOGUE
     if figure.group == "scorer"
+)
+_ORDER: tuple[Group, ...] = ("references", "scorer", "second scorer", "language")
+
+FIGURES = {
+    figure.name: figure
+    for group in _ORDER
+    for figure in (*_CATALOGUE, *_SECOND_OPINION)
+    if figure.group == group
 }
 """By name, in the order of tables."""
 

@@ -105,12 +105,22 @@ def encode_texts(scorer: ClipEncoder, texts: Sequence[str]) -> Float[Tensor, "te
     return encoded[torch.tensor(order).argsort().to(encoded.device)]
 
 
+def encode_references(
+    scorer: ClipEncoder, references: Sequence[Sequence[str]], *, prompt: str = ""
+) -> tuple[Float[Tensor, "references embed"], ...]:
+    """Unit vectors of each image's references; empty where an image has none."""
+    if not all(references):
+        return ()
+    encoded = encode_texts(scorer, [prompt + text for texts in references for text in texts])
+    return torch.split(encoded, [len(texts) for texts in references])
+
+
 @torch.no_grad()
 def clip_scores(
     captions: Sequence[str],
-    references: Sequence[Sequence[str]],
     *,
     image_embeddings: Float[Tensor, "images embed"],
+    reference_embeddings: Sequence[Float[Tensor, "references embed"]] = (),
     scorer: ClipEncoder,
     prompt: str = "",
 ) -> Scores:
@@ -120,7 +130,7 @@ def clip_scores(
     the factor 2.5 is on the image term alone, so a caption equal to a reference scores at most 10/7.
 
     Args:
-        references: of each image; empty lists where there are none, which leaves RefCLIPScore out.
+        reference_embeddings: of each image, by the same scorer and prompt; empty leaves RefCLIPScore out.
         prompt: put before each text; "A photo depicts " in the paper, nothing for a CLIP trained without it.
     """
     written = encode_texts(scorer, [prompt + caption for caption in captions])
@@ -128,11 +138,9 @@ def clip_scores(
     similarity = clip_similarity(image_embeddings, written)
     score = clip_score(similarity)
     values = {"clip_similarity": similarity, "clip_score": score}
-    if all(references):
-        expected = encode_texts(scorer, [prompt + text for texts in references for text in texts])
-        parts = torch.split(expected, [len(texts) for texts in references])
-        nearest = torch.stack([(part @ row).max() for part, row in zip(parts, written, strict=True)])
-        nearest = nearest.clamp(min=0)
+    if reference_embeddings:
+        pairs = zip(reference_embeddings, written, strict=True)
+        nearest = torch.stack([(own @ row).max() for own, row in pairs]).clamp(min=0)
         values["ref_clip_score"] = 2 * score * nearest / (score + nearest).clamp(min=1e-8)
     own_image = torch.arange(len(written), device=written.device)
     ranks = caption_to_image_ranks(image_embeddings, written, own_image)

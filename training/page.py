@@ -26,7 +26,11 @@ THUMBNAIL_PIXELS = 320
 """Longer edge: sharp on a card 160 to 320 CSS pixels wide; some 15 kB a photo."""
 THUMBNAIL_QUALITY = 78
 HEADLINES = ("cider_d", "clip_score", "r@1", SECOND + "r@1", "distinct_captions")
-CARD_SCORES = ("clip_similarity", SECOND + "clip_similarity", "cider_d")
+CARD_SCORES = {
+    "clip_similarity": "similarity",
+    SECOND + "clip_similarity": "by the second scorer",
+    "cider_d": "CIDEr-D",
+}
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -114,8 +118,8 @@ def _captions(reports: Sequence[Report], row: int) -> Iterator[CardCaption]:
     for label, report in zip(labels(reports), reports, strict=True):
         written = report.captions[row]
         scores = [
-            (FIGURES[name].full_title, FIGURES[name].shown(written.scores[name]))
-            for name in CARD_SCORES
+            (title, FIGURES[name].shown(written.scores[name]))
+            for name, title in CARD_SCORES.items()
             if name in written.scores
         ]
         yield CardCaption(label, written.caption, scores, written.scores["r@1"] > 0)

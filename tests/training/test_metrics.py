@@ -8,7 +8,7 @@ import torch
 from models.clip import ClipEncoder
 from tests.tiny import tiny_clip
 from training import retrieval
-from training.metrics import clip_scores, encode_texts, language_scores, words
+from training.metrics import Scores, clip_scores, encode_references, encode_texts, language_scores, words
 from training.retrieval import caption_to_image_recall, image_to_caption_recall
 
 
@@ -53,7 +53,7 @@ def test_clip_scores_by_hand(clip: ClipEncoder) -> None:
     references = [["the dog", "the ball"], ["snow"]]
     written = clip.encode_captions(captions)
     images = torch.nn.functional.normalize(written + 0.3 * torch.randn(2, 16, generator=_generator()), dim=1)
-    scores = clip_scores(captions, references, image_embeddings=images, scorer=clip)
+    scores = _clip_scores(clip, captions, references, images)
     figures = scores.figures
     cosines = (images * written).sum(dim=1)
     nearest = torch.stack(
@@ -72,25 +72,35 @@ def test_ref_clip_score_scales_the_image_term_alone(clip: ClipEncoder) -> None:
     """As the code of arXiv 2104.08718: a perfect caption scores the harmonic mean of 2.5 and 1."""
     caption = "the red dog"
     images = clip.encode_captions([caption])
-    figures = clip_scores([caption], [[caption]], image_embeddings=images, scorer=clip).figures
+    figures = _clip_scores(clip, [caption], [[caption]], images).figures
     assert figures["ref_clip_score"] == pytest.approx(10 / 7, rel=1e-5)
 
 
 def test_caption_against_the_image_scores_zero_not_less(clip: ClipEncoder) -> None:
     caption = "the red dog"
     images = -clip.encode_captions([caption])
-    figures = clip_scores([caption], [["snow"]], image_embeddings=images, scorer=clip).figures
+    figures = _clip_scores(clip, [caption], [["snow"]], images).figures
     assert figures["clip_similarity"] == pytest.approx(-1, abs=1e-5)
     assert figures["clip_score"] == figures["ref_clip_score"] == 0
 
 
 def test_prompt_is_read_before_each_text(clip: ClipEncoder) -> None:
     images = clip.encode_captions(["the man on the grass"])
+    references = encode_references(clip, [["grass"]], prompt="the man on the ")
     figures = clip_scores(
-        ["grass"], [[]], image_embeddings=images, scorer=clip, prompt="the man on the "
+        ["grass"],
+        image_embeddings=images,
+        reference_embeddings=references,
+        scorer=clip,
+        prompt="the man on the ",
     ).figures
     assert figures["clip_similarity"] == pytest.approx(1.0, abs=1e-5)
-    assert "ref_clip_score" not in figures
+    assert figures["ref_clip_score"] == pytest.approx(10 / 7, rel=1e-5)
+
+
+def test_without_references_there_is_no_ref_clip_score(clip: ClipEncoder) -> None:
+    scores = _clip_scores(clip, ["grass", "snow"], [["grass"], []], clip.encode_captions(["grass", "snow"]))
+    assert "ref_clip_score" not in scores.figures
 
 
 def test_texts_keep_their_order_when_encoded_by_length(clip: ClipEncoder) -> None:
@@ -129,6 +139,17 @@ def test_an_image_counts_when_any_of_its_captions_is_found() -> None:
     recall = image_to_caption_recall(images, texts, own)
     assert recall["r@1"] == pytest.approx(100 * 1 / 3)  # images 0 and 2 tie with a stranger's caption
     assert recall["r@5"] == 100
+
+
+def _clip_scores(
+    clip: ClipEncoder, captions: list[str], references: list[list[str]], images: torch.Tensor
+) -> Scores:
+    return clip_scores(
+        captions,
+        image_embeddings=images,
+        reference_embeddings=encode_references(clip, references),
+        scorer=clip,
+    )
 
 
 def _generator() -> torch.Generator:
