@@ -1,6 +1,7 @@
 """Stage 1 on eight memorised photos: it learns them, leaves CLIP alone, and goes on after a break."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ SETTINGS: dict[str, Any] = {
     "optim": {"lr": 1e-2, "warmup_steps": 5, "weight_decay": 0.0},
     "loop": {"epochs": 60, "batch_size": 8, "save_every": 10},
 }
+
+TINY_DECODER = {"width": 32, "layers": 1, "heads": 2, "max_length": 24, "dropout": 0.0}
 
 
 def test_eight_photos_are_memorised_word_for_word(places: Places) -> None:
@@ -67,15 +70,7 @@ def test_broken_run_resumes_to_the_same_weights(places: Places, monkeypatch: pyt
         data={"views": ["original", "flip"]}, loop={"epochs": 12, "batch_size": 4, "average_decay": 0.9}
     )
     unbroken = run_supervised(config, replace(places, out=places.run("unbroken")), Problems(), resume=False)
-    original, calls = SupervisedStage.losses, []
-
-    def failing(self: SupervisedStage, *args: Any, **kwargs: Any) -> Losses:
-        calls.append(1)
-        if len(calls) == 15:
-            raise RuntimeError("power cut")
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(SupervisedStage, "losses", failing)
+    monkeypatch.setattr(SupervisedStage, "losses", _failing_at(SupervisedStage.losses, 15))
     with pytest.raises(RuntimeError, match="power cut"):
         run_supervised(config, places, Problems(), resume=False)
     monkeypatch.undo()
@@ -103,7 +98,7 @@ def test_new_captioner_is_built_from_its_shape(places: Places) -> None:
             "clip": "start/parts/clip",
             "max_tokens": 12,
             "mapping": {"kind": "grid", "prefix_length": 2, "grid_cells": 4, "grid_channels": 32},
-            "decoder": {"width": 32, "layers": 1, "heads": 2, "max_length": 24, "dropout": 0.0},
+            "decoder": TINY_DECODER,
         },
         loop={"epochs": 20},
     )
@@ -113,6 +108,32 @@ def test_new_captioner_is_built_from_its_shape(places: Places) -> None:
     assert load_captioner(result.folder).config.mapping.kind == "grid"
 
 
+def test_resumed_run_reads_its_text_warm_up_back_even_where_the_decoder_is_frozen(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen parts are in no saved state: they come from the warm-up, whose captions are not read again."""
+    corpus = places.data / "text.jsonl"
+    corpus.write_text("".join(json.dumps({"text": caption}) + "\n" for _, caption in SCENES.values()))
+    shape = {"kind": "mlp", "prefix_length": 2}
+    config = _config(
+        init="",
+        frozen=["decoder."],
+        data={"text": ["text.jsonl"]},
+        model={"clip": "start/parts/clip", "max_tokens": 12, "mapping": shape, "decoder": TINY_DECODER},
+        text_pretraining={"epochs": 2, "batch_size": 4},
+        loop={"epochs": 6, "save_every": 2},
+    )
+    unbroken = run_supervised(config, replace(places, out=places.run("unbroken")), Problems(), resume=False)
+    monkeypatch.setattr(SupervisedStage, "losses", _failing_at(SupervisedStage.losses, 5))
+    with pytest.raises(RuntimeError, match="power cut"):
+        run_supervised(config, places, Problems(), resume=False)
+    monkeypatch.undo()
+    corpus.unlink()
+    resumed = run_supervised(config, places, Problems(), resume=True)
+    for name, value in _weights(unbroken.folder).items():
+        torch.testing.assert_close(_weights(resumed.folder)[name], value, rtol=0, atol=1e-6)
+
+
 def test_too_long_captions_are_skipped_and_named(places: Places) -> None:
     metadata = places.data / "photos" / "metadata.jsonl"
     long = {"file_name": "red.png", "captions": ["the dog " * 10]}
@@ -120,7 +141,8 @@ def test_too_long_captions_are_skipped_and_named(places: Places) -> None:
     problems = Problems()
     run_supervised(_config(loop={"epochs": 1}), places, problems, resume=False)
     assert problems.counts() == {"caption too long": 1, "no captions": 1}
-    assert "red.png" in problems.items[1].where
+    assert problems.items[0].where.startswith(f"{metadata}:1 red.png 20 of 12 tokens: the dog the dog")
+    assert problems.items[1].where == f"{metadata}:1 red.png"
 
 
 def test_captions_of_an_image_are_all_different_where_there_are_enough() -> None:
@@ -130,6 +152,18 @@ def test_captions_of_an_image_are_all_different_where_there_are_enough() -> None
     assert sorted(int(caption[0]) for caption in drawn) == [0, 1, 2]
     again = pairs.draw(np.array([0]), count=5, generator=torch.Generator().manual_seed(0))
     assert len(again) == 5
+
+
+def _failing_at(original: Callable[..., Losses], call: int) -> Callable[..., Losses]:
+    calls: list[int] = []
+
+    def failing(*args: Any, **kwargs: Any) -> Losses:
+        calls.append(1)
+        if len(calls) == call:
+            raise RuntimeError("power cut")
+        return original(*args, **kwargs)
+
+    return failing
 
 
 def _config(**changes: Any) -> SupervisedConfig:
