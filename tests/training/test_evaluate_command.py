@@ -75,6 +75,8 @@ def test_a_checkpoint_does_not_differ_from_itself(checkpoint: Path, photos: Path
     assert report["differences"]["cider_d"] == {"value": 0, "low": 0, "high": 0}
     assert report["differences"]["bleu_4"] == {"value": 0, "low": None, "high": None}
     assert "95 % interval" in output
+    assert f"supervised, step 1 ({report['version']}): tiny {report['version']}, scorer tiny-clip" in output
+    assert "0.000 to 0.000" in output  # on one line, in the 80 columns of a terminal
 
 
 def test_figures_of_different_own_scorers_are_not_compared(

@@ -183,7 +183,7 @@ def plain_rouge_l(captions: Sequence[str], references: References, *, beta: floa
         common = [_longest_common(words(caption), words(text)) for text in texts]
         precision = max(common) / max(1, len(words(caption)))
         recall = max(same / len(words(text)) for same, text in zip(common, texts, strict=True))
-        if common and max(common):
+        if precision:
             total += (1 + beta**2) * precision * recall / (recall + beta**2 * precision)
     return total / len(captions)
 
