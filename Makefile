@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 INSTALLED := $(VENV)/.installed
 LOCK := requirements.lock
+DEFAULT_MODEL := models/pretrained/default
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -44,7 +45,12 @@ lock: $(UV)  ## pin what pyproject.toml asks for, with hashes; UPGRADE=--upgrade
 default-model: $(INSTALLED)  ## train the default model again: DATA=folder of photos
 	@test -n "$(DATA)" || { echo "make default-model needs DATA=FOLDER, the photos to learn from" >&2; exit 2; }
 	$(BIN)/semicap train recipe training/recipes/default --data "$(DATA)" --out runs/default
-	rm -rf models/pretrained/default && cp -R runs/default/5-release/model models/pretrained/default
+	rm -rf $(DEFAULT_MODEL).new
+	cp -R runs/default/6-release/model $(DEFAULT_MODEL).new
+	rm -rf $(DEFAULT_MODEL).old
+	test ! -e $(DEFAULT_MODEL) || mv $(DEFAULT_MODEL) $(DEFAULT_MODEL).old
+	mv $(DEFAULT_MODEL).new $(DEFAULT_MODEL)
+	rm -rf $(DEFAULT_MODEL).old
 
 clean:  ## remove .venv, caches and build output; runs/ and semicap-data/ stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -109,18 +109,24 @@ def best_continuations(
 
 
 def split_continuations(
-    best: Continuations, groups: BeamGroups, *, lengths: Int[Tensor, "images"], eos_id: int
+    best: Continuations,
+    groups: BeamGroups,
+    *,
+    lengths: Int[Tensor, "images"],
+    eos_id: int,
+    is_closing: Bool[Tensor, "images ranks"],
 ) -> BeamStep:
     """Parts those that go on from those that end; one that ends counts only among the first num_beams.
 
     Args:
         lengths: tokens of the image's captions with the one that is added now.
+        is_closing: continuations whose token ends the caption and stays part of it.
     """
     num_beams = groups.num_beams.unsqueeze(1)
     ranks = torch.arange(best.scores.shape[1], device=best.scores.device)
     is_alive = ~best.scores.isneginf()
     is_stop = best.token_ids == eos_id
-    is_end = is_stop | (lengths >= groups.max_tokens).unsqueeze(1)
+    is_end = is_stop | is_closing | (lengths >= groups.max_tokens).unsqueeze(1)
     is_finishing = is_end & is_alive & (ranks < num_beams)
     is_running = ~is_end & is_alive
     kept = (~is_running).int().sort(dim=1, stable=True).indices[:, : groups.members.shape[1]]

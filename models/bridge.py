@@ -1,11 +1,12 @@
 """From the decoder's vocabulary to the inputs of CLIP's text tower, with a gradient on the way back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from models.clip import ClipEncoder
 from models.tokenizer import CaptionTokenizer
@@ -14,18 +15,25 @@ SoftCaptions = tuple[Float[Tensor, "captions clip_length clip_width"], Int[Tenso
 """Inputs of CLIP's text transformer (start, words, end) and the position of each caption's end."""
 
 
+SoftRows = Callable[[Float[Tensor, "vocab table"]], Float[Tensor, "captions length table"]]
+"""Looks a relaxed caption up in a table: zero in value, its gradient that of the relaxation."""
+
+
 class VocabularyBridge(Protocol):
-    """Turns one-hot captions of the decoder into what CLIP's text tower reads."""
+    """Turns captions in the decoder's ids into what CLIP's text tower reads."""
 
     def __call__(
-        self, one_hot: Float[Tensor, "captions length vocab"], token_ids: Int[Tensor, "captions length"]
+        self, token_ids: Int[Tensor, "captions length"], soft_rows: SoftRows | None = None
     ) -> SoftCaptions:
         """Token embeddings for CLIP.
 
         Args:
-            one_hot: rows whose value is the one-hot of `token_ids` and whose gradient is wanted.
             token_ids: words, end-of-text, padding; a caption cut at its limit has no end-of-text.
+            soft_rows: the way back for a gradient to what the ids were sampled from.
         """
+
+    def clip_ids(self, captions: Sequence[Int[Tensor, "length"]]) -> Int[Tensor, "captions clip_length"]:
+        """Captions (words, end-of-text) as CLIP's text tower reads them: start, words, end, zeros."""
 
 
 class IdentityBridge:
@@ -34,14 +42,23 @@ class IdentityBridge:
     def __init__(self, clip: ClipEncoder) -> None:
         self._clip = clip
 
-    def __call__(self, one_hot: Tensor, token_ids: Tensor) -> SoftCaptions:
+    def __call__(self, token_ids: Tensor, soft_rows: SoftRows | None = None) -> SoftCaptions:
         table = self._clip.text.token_embedding.weight
         start, end = table[self._clip.tokenizer.sot_token_id], table[self._clip.tokenizer.eot_token_id]
-        words = one_hot @ table
+        words = table[
+            token_ids.clamp(max=len(table) - 1)
+        ]  # padding stands after the end, where any id will do
+        if soft_rows is not None:
+            words = words + soft_rows(table)
         lengths = _lengths(token_ids, self._clip.tokenizer.eot_token_id)
         edge = words.new_zeros(len(words), 1, words.shape[2])
         embeddings = torch.cat([start.expand_as(edge), words, end.expand_as(edge)], dim=1)
         return embeddings, lengths + 1
+
+    def clip_ids(self, captions: Sequence[Tensor]) -> Tensor:
+        start = torch.tensor([self._clip.tokenizer.sot_token_id])
+        ids = [torch.cat([start.to(caption), caption]) for caption in captions]
+        return pad_sequence(ids, batch_first=True).to(self._clip.text.positional_embedding.device)
 
 
 class AlignedBridge:
@@ -58,16 +75,20 @@ class AlignedBridge:
         self._pieces = tokenizer.pieces()
         self._table: Tensor | None = None
 
-    def __call__(self, one_hot: Tensor, token_ids: Tensor) -> SoftCaptions:
+    def __call__(self, token_ids: Tensor, soft_rows: SoftRows | None = None) -> SoftCaptions:
         rows = token_ids.tolist()
-        clip_ids = self._clip.tokenize([self._tokenizer.decode(row) for row in rows])
+        clip_ids = self.clip_ids(list(token_ids))
         exact = self._clip.text.token_embedding(clip_ids)
         ends = (clip_ids == self._clip.tokenizer.eot_token_id).int().argmax(dim=1)
+        if soft_rows is None:
+            return exact, ends
         alignment = torch.zeros(len(rows), clip_ids.shape[1], token_ids.shape[1])
         for caption, (row, ids, end) in enumerate(zip(rows, clip_ids.tolist(), ends.tolist(), strict=True)):
             self._align(alignment[caption], row, ids[:end])
-        expected = alignment.to(one_hot) @ (one_hot @ self._expected_embeddings().to(one_hot))
-        return exact + expected - expected.detach(), ends
+        return exact + alignment.to(exact) @ soft_rows(self._expected_embeddings()), ends
+
+    def clip_ids(self, captions: Sequence[Tensor]) -> Tensor:
+        return self._clip.tokenize([self._tokenizer.decode(caption.tolist()) for caption in captions])
 
     def _align(self, alignment: Tensor, token_ids: Sequence[int], clip_ids: Sequence[int]) -> None:
         """Fills (CLIP position, decoder position) with the share of the former's characters in the latter."""

@@ -4,26 +4,27 @@ from collections.abc import Collection
 from typing import Literal, Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from models.bridge import AlignedBridge, IdentityBridge, VocabularyBridge
-from models.clip import ClipEncoder, ImageFeatures
+from models.bridge import AlignedBridge, IdentityBridge, SoftRows, VocabularyBridge
+from models.clip import ClipEncoder
 from models.config import CaptionerConfig, ConfigError
 from models.decoder import CaptionDecoder
-from models.mapping import GridMapping, MlpMapping, build_mapping
+from models.image_features import ImageFeatures
+from models.mapping import MappingNetwork, build_mapping
 from models.tokenizer import CaptionTokenizer
 
-Part = Literal["mapping", "decoder"]
+Part = Literal["image tower", "text tower", "mapping", "decoder"]
 
 
 class Captioner(nn.Module):
-    """Composes its parts and says which of them learn; CLIP never does."""
+    """Composes its parts and says which of them learn; CLIP does not unless asked to."""
 
     def __init__(
         self,
         clip: ClipEncoder,
-        mapping: MlpMapping | GridMapping,
+        mapping: MappingNetwork,
         decoder: CaptionDecoder,
         *,
         tokenizer: CaptionTokenizer,
@@ -58,16 +59,33 @@ class Captioner(nn.Module):
         token_ids: Int[Tensor, "captions length"],
         *,
         captions_per_image: int = 1,
-    ) -> Float[Tensor, "captions length vocab"]:
-        """Teacher forcing: logits that predict `token_ids` (words, end, padding) of each image."""
-        logits: Tensor = self.decoder(self.prefix(features), token_ids, captions_per_image=captions_per_image)
+        wanted: Bool[Tensor, "captions length"] | None = None,
+    ) -> Float[Tensor, "captions length vocab"] | Float[Tensor, "wanted vocab"]:
+        """Teacher forcing: logits that predict `token_ids` (words, end, padding), as the decoder's."""
+        logits: Tensor = self.decoder(
+            self.prefix(features), token_ids, captions_per_image=captions_per_image, wanted=wanted
+        )
         return logits
 
-    def encode_soft_captions(
-        self, one_hot: Float[Tensor, "captions length vocab"], token_ids: Int[Tensor, "captions length"]
+    def states(
+        self,
+        features: ImageFeatures,
+        token_ids: Int[Tensor, "captions length"],
+        *,
+        captions_per_image: int = 1,
+    ) -> Float[Tensor, "captions length width"]:
+        """As forward, before the decoder's `output_weight` makes logits of it."""
+        return self.decoder.states(self.prefix(features), token_ids, captions_per_image=captions_per_image)
+
+    def encode_token_ids(
+        self, token_ids: Int[Tensor, "captions length"], soft_rows: SoftRows | None = None
     ) -> Float[Tensor, "captions embed"]:
-        """CLIP's unit vectors of sampled captions, with a gradient to the rows they were sampled from."""
-        embeddings, ends = self.bridge(one_hot, token_ids)
+        """CLIP's unit vectors of captions in the decoder's ids (words, end, padding).
+
+        Args:
+            soft_rows: lets a gradient through to what the ids were sampled from.
+        """
+        embeddings, ends = self.bridge(token_ids, soft_rows)
         return self.clip.encode_text_embeddings(embeddings, ends)
 
     def train(self, mode: bool = True) -> Self:
@@ -78,6 +96,8 @@ class Captioner(nn.Module):
 
     def set_trainable(self, parts: Collection[Part]) -> None:
         """Lets exactly these parts learn."""
+        self.clip.requires_grad_("text tower" in parts)
+        self.clip.visual.requires_grad_("image tower" in parts)
         self.mapping.requires_grad_("mapping" in parts)
         self.decoder.requires_grad_("decoder" in parts)
 

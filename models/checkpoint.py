@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models.captioner import Captioner
 from models.clip import LOCAL_CONFIG, LOCAL_MERGES, LOCAL_PREFIX, ClipEncoder, ClipError
 from models.config import CaptionerConfig, ClipConfig, ConfigError
+from models.lora import merged_state_dict
 from models.tokenizer import CaptionTokenizer, ClipVocabulary, Gpt2Vocabulary
 
 FORMAT_VERSION = 1
@@ -144,7 +145,7 @@ def _own_weights(captioner: Captioner, dtype: torch.dtype) -> dict[str, Tensor]:
     return {
         f"{part}.{name}": value.detach().to("cpu", dtype).contiguous()
         for part, module in parts.items()
-        for name, value in module.state_dict().items()
+        for name, value in merged_state_dict(module).items()
     }
 
 

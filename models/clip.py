@@ -3,9 +3,8 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import open_clip
 import torch
@@ -17,7 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+import models.squeezenet  # noqa: F401 - registers the tower that a local folder may name
 from models.config import ClipConfig
+from models.image_features import ImageFeatures
 from models.preprocess import Preprocess
 
 LOCAL_PREFIX = "local-dir:"
@@ -28,35 +29,6 @@ LOCAL_MERGES = "bpe.txt.gz"
 
 class ClipError(ValueError):
     """A CLIP model that cannot be loaded or that lacks what captioning needs."""
-
-
-@dataclass(frozen=True)
-class ImageFeatures:
-    """What the image tower says of a batch of images.
-
-    Args:
-        embedding: the L2-normalised vector that captions are compared with.
-        grid: the last feature map, one row for each cell, before pooling; None where the tower has none.
-    """
-
-    embedding: Float[Tensor, "batch embed"]
-    grid: Float[Tensor, "batch cells channels"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.embedding)
-
-    def __getitem__(self, index: slice | Tensor) -> "ImageFeatures":
-        return ImageFeatures(self.embedding[index], None if self.grid is None else self.grid[index])
-
-    def to(self, target: torch.device | torch.dtype | str) -> "ImageFeatures":
-        return ImageFeatures(self.embedding.to(target), None if self.grid is None else self.grid.to(target))
-
-    @staticmethod
-    def cat(parts: Sequence["ImageFeatures"]) -> "ImageFeatures":
-        """The parts one after the other; all of them have a grid or none."""
-        grids = [part.grid for part in parts if part.grid is not None]
-        embedding = torch.cat([part.embedding for part in parts])
-        return ImageFeatures(embedding, torch.cat(grids) if grids else None)
 
 
 class ClipEncoder(nn.Module):
@@ -100,6 +72,12 @@ class ClipEncoder(nn.Module):
         return self._text[0]
 
     @property
+    def visual(self) -> nn.Module:
+        """The image tower."""
+        tower: nn.Module = self.model.visual  # type: ignore[assignment]
+        return tower
+
+    @property
     def embed_dim(self) -> int:
         projection = self.text.text_projection
         return int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
@@ -128,7 +106,7 @@ class ClipEncoder(nn.Module):
             pooled, grid = visual(pixels)
         else:
             pooled, grid = visual(pixels), None
-        return ImageFeatures(functional.normalize(pooled, dim=-1), grid)
+        return ImageFeatures(functional.normalize(pooled, dim=-1), grid, pooled.norm(dim=-1))
 
     def tokenize(self, captions: Sequence[str]) -> Int[Tensor, "captions length"]:
         """CLIP ids with start and end, zero-padded to the longest caption; cut at the tower's context."""
@@ -198,14 +176,26 @@ class ClipEncoder(nn.Module):
             folder = (beside or Path()) / config.model.removeprefix(LOCAL_PREFIX)
             return cls._load_local(folder)
         try:
-            model = open_clip.create_model(config.model, pretrained=config.pretrained)
+            # OpenAI's weights need QuickGELU; open_clip only warns where the architecture's name lacks it.
+            tag = open_clip.get_pretrained_cfg(config.model, config.pretrained or "")
+            model = open_clip.create_model(
+                config.model,
+                pretrained=config.pretrained,
+                force_quick_gelu=bool(tag.get("quick_gelu")),
+            )
             tokenizer = open_clip.get_tokenizer(config.model)
         except Exception as error:
             raise ClipError(
                 f"open_clip could not load {config.model!r} ({config.pretrained}): {error}"
             ) from error
         revision = config.pretrained or ("random" if "hf-hub:" not in config.model else "hub")
-        return cls(model, tokenizer, _preprocess_of(model), name=config.model, revision=revision)
+        return cls(
+            model,
+            tokenizer,
+            Preprocess.from_open_clip(open_clip.get_model_preprocess_cfg(model)),
+            name=config.model,
+            revision=revision,
+        )
 
     @classmethod
     def _load_local(cls, folder: Path) -> Self:
@@ -252,7 +242,13 @@ class ClipEncoder(nn.Module):
             else SimpleTokenizer(context_length=context)
         )
         name = settings.get("name", folder.name)
-        encoder = cls(model, tokenizer, _preprocess_of(model), name=name, revision=revision)
+        encoder = cls(
+            model,
+            tokenizer,
+            Preprocess.from_open_clip(open_clip.get_model_preprocess_cfg(model)),
+            name=name,
+            revision=revision,
+        )
         if tokenizer.vocab_size != encoder.vocab_size:
             raise ClipError(
                 f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the text tower {encoder.vocab_size}"
@@ -275,14 +271,6 @@ def write_local_config(
     (folder / LOCAL_CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
     if merges is not None:
         (folder / LOCAL_MERGES).write_bytes(merges)
-
-
-def _preprocess_of(model: nn.Module) -> Preprocess:
-    settings = open_clip.get_model_preprocess_cfg(model)
-    size = settings["size"]
-    edge = size[0] if isinstance(size, (tuple, list)) else size
-    mode: Literal["squash", "shortest"] = "squash" if settings.get("resize_mode") == "squash" else "shortest"
-    return Preprocess(int(edge), tuple(settings["mean"]), tuple(settings["std"]), mode)
 
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -33,6 +33,8 @@ def _read(hint: Any, name: str, value: Any) -> Any:
         return hint.from_dict(value)
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise ConfigError(f"{name} is {value!r}; it may be {', '.join(map(repr, get_args(hint)))}")
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(value)
     if hint is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise ConfigError(f"{name} is {value!r}; it must be a whole number")
     return value
@@ -58,20 +60,28 @@ class MappingConfig(DictConfig):
 
     Args:
         kind: "mlp" reads the image embedding alone (ClipCap, arXiv 2111.09734); "grid" adds one prefix vector
-            for each cell of the image tower's last feature map.
+            for each cell of the image tower's last feature map; "transformer" is ClipCap's other network.
         prefix_length: vectors made from the image embedding; 10 in arXiv 2306.15111.
         hidden_width: width of the MLP's hidden layer; 0 means half of its output, as in ClipCap.
         grid_cells: cells of the feature map, for "grid" only (49 for 7 x 7).
         grid_channels: channels of the feature map, for "grid" only.
+        embedding: "unit" reads CLIP's embedding at length 1, "raw" at the length that CLIP gave it, as the
+            published MLP weights of ClipCap do.
         dropout: share of prefix features dropped in training.
+        layers, heads: of the "transformer"; 8 and 8 in ClipCap.
+        clip_length: vectors that the "transformer" makes from the embedding to read; 10 in ClipCap.
     """
 
-    kind: Literal["mlp", "grid"] = "mlp"
+    kind: Literal["mlp", "grid", "transformer"] = "mlp"
     prefix_length: int = 10
     hidden_width: int = 0
     grid_cells: int = 0
     grid_channels: int = 0
+    embedding: Literal["unit", "raw"] = "unit"
     dropout: float = 0.0
+    layers: int = 8
+    heads: int = 8
+    clip_length: int = 10
 
     @property
     def total_length(self) -> int:
@@ -89,6 +99,8 @@ class DecoderConfig(DictConfig):
         width, layers, heads: as in GPT-2 (768, 12, 12 for its small size).
         max_length: positions for prefix and caption together.
         dropout: share dropped after embeddings, attention and MLP in training.
+        closing_ids: ids that end a caption and stay part of it, for a decoder that was never taught to end:
+            the full stop of ClipCap's published weights. An id given by the caller does not end it.
         pretrained: transformers' name of the GPT-2 weights to start from ("gpt2"); only read when a captioner
             is created, never when a checkpoint is loaded.
     """
@@ -100,9 +112,12 @@ class DecoderConfig(DictConfig):
     heads: int
     max_length: int
     dropout: float = 0.0
+    closing_ids: tuple[int, ...] = ()
     pretrained: str | None = None
 
     def __post_init__(self) -> None:
+        if any(not 0 <= id < self.vocab_size for id in self.closing_ids):
+            raise ConfigError(f"decoder closing_ids are {self.closing_ids}; ids are below {self.vocab_size}")
         if self.width % self.heads:
             raise ConfigError(f"decoder width {self.width} is not a multiple of its {self.heads} heads")
 

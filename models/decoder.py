@@ -1,13 +1,13 @@
 """The caption decoder: GPT-2's architecture behind an image prefix, teacher-forced or with a cache."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import GPT2LMHeadModel
+from torch.utils.checkpoint import checkpoint
 
 from models.config import DecoderConfig
 
@@ -50,6 +50,7 @@ class Block(nn.Module):
         self.up = nn.Linear(config.width, 4 * config.width)
         self.down = nn.Linear(4 * config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
+        self.recomputes = False
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the layer's normalised input."""
@@ -58,6 +59,14 @@ class Block(nn.Module):
 
     def finish(self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """The layer's output, given what its queries may look at."""
+        if self.recomputes and torch.is_grad_enabled():
+            output: Tensor = checkpoint(self._finish, x, queries, keys, values, mask, use_reentrant=False)
+            return output
+        return self._finish(x, queries, keys, values, mask)
+
+    def _finish(
+        self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> Tensor:
         x = x + self.dropout(self.attention.attend(queries, keys, values, mask))
         hidden = functional.gelu(self.up(self.norm_2(x)), approximate="tanh")
         return x + self.dropout(self.down(hidden))  # type: ignore[no-any-return]
@@ -121,31 +130,35 @@ class CaptionDecoder(nn.Module):
         token_ids: Int[Tensor, "captions length"],
         *,
         captions_per_image: int = 1,
-    ) -> Float[Tensor, "captions length vocab"]:
+        wanted: Bool[Tensor, "captions length"] | None = None,
+    ) -> Float[Tensor, "captions length vocab"] | Float[Tensor, "wanted vocab"]:
         """Logits that predict each given token from the prefix and the tokens before it.
 
         Args:
             token_ids: the targets: words, end, padding. The shift by one is done here.
             captions_per_image: rows of `token_ids` that belong to each image, next to each other. The prefix
                 is computed once for all of them.
+            wanted: tokens whose logits are returned, one row for each in the order of the mask; None for the
+                whole rectangle. Most of a step's work is over the vocabulary, and padding needs none of it.
         """
-        return self.forward_embeddings(
-            prefix, self.token_embedding(token_ids[:, :-1]), captions_per_image=captions_per_image
-        )
+        states = self.states(prefix, token_ids, captions_per_image=captions_per_image)
+        return self._logits(states if wanted is None else states[wanted])
 
-    def forward_embeddings(
+    def states(
         self,
         prefix: Float[Tensor, "images prefix width"],
-        embeddings: Float[Tensor, "captions words width"],
+        token_ids: Int[Tensor, "captions length"],
         *,
         captions_per_image: int = 1,
-    ) -> Float[Tensor, "captions words+1 vocab"]:
-        """As forward, of the embeddings of all tokens but the last."""
-        first, continuation = self.begin(prefix, captions_per_image=captions_per_image)
-        if embeddings.shape[1] == 0:
-            return first.unsqueeze(1)
-        following, _ = self._follow(embeddings, continuation)
-        return torch.cat([first.unsqueeze(1), following], dim=1)
+    ) -> Float[Tensor, "captions length width"]:
+        """As forward, before `output_weight` makes logits of it: a loss may not need all of them at once."""
+        last, keys_values = self._read_prefix(prefix)
+        first = _repeat(last, captions_per_image).unsqueeze(1)
+        if token_ids.shape[1] == 1:
+            return self.norm(first)  # type: ignore[no-any-return]
+        embeddings = self.token_embedding(token_ids[:, :-1])
+        following, _ = self._follow(embeddings, _continuation(keys_values, captions_per_image))
+        return self.norm(torch.cat([first, following], dim=1))  # type: ignore[no-any-return]
 
     def begin(
         self, prefix: Float[Tensor, "images prefix width"], *, captions_per_image: int = 1
@@ -155,15 +168,15 @@ class CaptionDecoder(nn.Module):
         A prefix shorter than `prefix_length` takes the last positions, so that the caption's stay the same.
         """
         last, keys_values = self._read_prefix(prefix)
-        copies = [tuple(_repeat(part, captions_per_image) for part in pair) for pair in keys_values]
-        return _repeat(self._logits(last), captions_per_image), Continuation(tuple(copies))  # type: ignore[arg-type]
+        first = self._logits(self.norm(last))
+        return _repeat(first, captions_per_image), _continuation(keys_values, captions_per_image)
 
     def advance(
         self, embeddings: Float[Tensor, "captions width"], continuation: Continuation
     ) -> tuple[Float[Tensor, "captions vocab"], Continuation]:
         """Logits after one more token, given its embedding; gradients flow through the whole history."""
-        logits, longer = self._follow(embeddings.unsqueeze(1), continuation)
-        return logits.squeeze(1), longer
+        x, longer = self._follow(embeddings.unsqueeze(1), continuation)
+        return self._logits(self.norm(x.squeeze(1))), longer
 
     def _read_prefix(self, prefix: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         length = prefix.shape[1]
@@ -188,14 +201,17 @@ class CaptionDecoder(nn.Module):
             keys, values = torch.cat([past_keys, keys], dim=2), torch.cat([past_values, values], dim=2)
             keys_values.append((keys, values))
             x = block.finish(x, queries, keys, values, mask)
-        return self._logits(x), Continuation(tuple(keys_values), continuation.num_tokens + length)
+        return x, Continuation(tuple(keys_values), continuation.num_tokens + length)
 
     def new_cache(self, *, images: int, rows: int, max_tokens: int) -> KVCache:
         """An empty cache for `images` prefixes and `rows` captions of up to `max_tokens` tokens."""
         weight = self.token_embedding.weight
+        device = weight.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         heads, head_width = self.config.heads, self.config.width // self.config.heads
-        prefix = weight.new_zeros(2, self.config.layers, images, heads, self.prefix_length, head_width)
-        tokens = weight.new_zeros(2, self.config.layers, rows, max_tokens, heads, head_width)
+        shape = (2, self.config.layers, images, heads, self.prefix_length, head_width)
+        prefix = weight.new_zeros(shape, dtype=dtype)
+        tokens = weight.new_zeros((2, self.config.layers, rows, max_tokens, heads, head_width), dtype=dtype)
         return KVCache(prefix, tokens)
 
     def prefill(
@@ -206,7 +222,7 @@ class CaptionDecoder(nn.Module):
         for layer, (keys, values) in enumerate(keys_values):
             cache.prefix[0, layer].index_copy_(0, image_slots, keys)
             cache.prefix[1, layer].index_copy_(0, image_slots, values)
-        return self._logits(last)
+        return self._logits(self.norm(last))
 
     def step(
         self,
@@ -243,41 +259,31 @@ class CaptionDecoder(nn.Module):
             seen = cache.tokens[:, layer, cells, columns].transpose(2, 3)
             both = torch.cat([cache.prefix[:, layer, image_slots], seen], dim=3)
             x = block.finish(x, queries, both[0], both[1], mask)
-        return self._logits(x.squeeze(1))
+        return self._logits(self.norm(x.squeeze(1)))
+
+    def recompute_activations(self) -> None:
+        """From now on each layer's inner activations are computed again for the gradient instead of kept."""
+        for block in self._layers:
+            block.recomputes = True
 
     @property
     def _layers(self) -> list[Block]:
         return list(self.blocks)  # type: ignore[arg-type]
 
-    def _logits(self, x: Tensor) -> Tensor:
-        return functional.linear(self.norm(x), self.token_embedding.weight[: self.config.vocab_size])
+    @property
+    def output_weight(self) -> Float[Tensor, "vocab width"]:
+        """From states to logits; the token embeddings themselves, without the padding row."""
+        return self.token_embedding.weight[: self.config.vocab_size]
 
-    def load_gpt2(self, gpt2: GPT2LMHeadModel) -> None:
-        """Takes the weights of a transformers GPT-2 of the same size; the padding row stays as it is."""
-        source: Any = gpt2.transformer
-        with torch.no_grad():
-            self.token_embedding.weight[: self.config.vocab_size].copy_(source.wte.weight)
-            self.position_embedding.weight.copy_(source.wpe.weight[: self.config.max_length])
-            _copy_norm(self.norm, source.ln_f)
-            for block, layer in zip(self._layers, source.h, strict=True):
-                _copy_norm(block.norm_1, layer.ln_1)
-                _copy_norm(block.norm_2, layer.ln_2)
-                _copy_conv1d(block.attention.qkv, layer.attn.c_attn)
-                _copy_conv1d(block.attention.out, layer.attn.c_proj)
-                _copy_conv1d(block.up, layer.mlp.c_fc)
-                _copy_conv1d(block.down, layer.mlp.c_proj)
+    def _logits(self, states: Tensor) -> Tensor:
+        return functional.linear(states, self.output_weight)
 
 
 def _repeat(x: Tensor, copies: int) -> Tensor:
     return x if copies == 1 else x.repeat_interleave(copies, dim=0)
 
 
-def _copy_norm(target: nn.LayerNorm, source: Any) -> None:
-    target.weight.copy_(source.weight)
-    target.bias.copy_(source.bias)
-
-
-def _copy_conv1d(target: nn.Linear, source: Any) -> None:
-    """GPT-2's Conv1D keeps its weight as (in, out), a Linear as (out, in)."""
-    target.weight.copy_(source.weight.t())
-    target.bias.copy_(source.bias)
+def _continuation(keys_values: Sequence[tuple[Tensor, Tensor]], copies: int) -> Continuation:
+    return Continuation(
+        tuple((_repeat(keys, copies), _repeat(values, copies)) for keys, values in keys_values)
+    )

@@ -61,6 +61,7 @@ class DecodingBatch:
         self.device = device = decoder.token_embedding.weight.device
         self._decoder = decoder
         self._eos_id = tokens.eos_id
+        self._closing_ids = torch.tensor(decoder.config.closing_ids, dtype=torch.long, device=device)
         self._never_generated = torch.tensor(tokens.never_generated, dtype=torch.long, device=device)
         self._cache = decoder.new_cache(images=max_images, rows=max_rows, max_tokens=max_tokens)
         pad_id = decoder.config.vocab_size
@@ -178,6 +179,7 @@ class DecodingBatch:
             history=self._tables.token_ids[rows.ids, : rows.span],
             lengths=self._tables.lengths[rows.ids],
             eos_id=self._eos_id,
+            closing_ids=self._closing_ids,
             never_generated=self._never_generated,
         )
         if rows.has_forced:
@@ -207,12 +209,22 @@ class DecodingBatch:
         if len(rows.options.sampled):
             token_ids[rows.options.sampled] = self._draw(rows, ruled)
         gained = ruled.log_likelihood(torch.arange(len(ids), device=self.device), token_ids)
+        is_stop, is_closing = token_ids == self._eos_id, self._closes(ids, token_ids)
         self._tables.append(ids, token_ids, log_likelihoods=self._tables.log_likelihoods[ids] + gained)
-        is_stop = token_ids == self._eos_id
         is_last = self._tables.lengths[ids] >= rows.options.max_tokens[: rows.num_singles]
-        ended = (is_stop | is_last).nonzero().squeeze(1)
+        ended = (is_stop | is_closing | is_last).nonzero().squeeze(1)
         if len(ended):
-            self._end_singles(rows, ended, is_stop[ended])
+            self._end_singles(rows, ended, is_stop=is_stop[ended], is_closing=is_closing[ended])
+
+    def _closes(
+        self, rows: Int[Tensor, "any"], token_ids: Int[Tensor, "any *ranks"]
+    ) -> Bool[Tensor, "any *ranks"]:
+        """Where the next token of these rows ends the caption and stays part of it; one given never does."""
+        if not len(self._closing_ids):
+            return torch.zeros_like(token_ids, dtype=torch.bool)
+        is_closing = torch.isin(token_ids, self._closing_ids)
+        is_chosen = self._tables.forced_next(rows) == self._tables.pad_id
+        return is_closing & is_chosen.view(-1, *[1] * (token_ids.ndim - 1))
 
     def _draw(self, rows: Rows, ruled: NextLogits) -> Int[Tensor, "sampled"]:
         options, at = rows.options, rows.options.sampled
@@ -225,10 +237,20 @@ class DecodingBatch:
             top_p=options.top_p[at],
         )
 
-    def _end_singles(self, rows: Rows, ended: Int[Tensor, "ended"], is_stop: Bool[Tensor, "ended"]) -> None:
+    def _end_singles(
+        self,
+        rows: Rows,
+        ended: Int[Tensor, "ended"],
+        *,
+        is_stop: Bool[Tensor, "ended"],
+        is_closing: Bool[Tensor, "ended"],
+    ) -> None:
         ids, tables = rows.ids[ended], self._tables
         captions = to_candidates(
-            tables.token_ids[ids], tables.lengths[ids] - is_stop.long(), tables.log_likelihoods[ids], is_stop
+            tables.token_ids[ids],
+            tables.lengths[ids] - is_stop.long(),
+            tables.log_likelihoods[ids],
+            is_stop | is_closing,
         )
         for at, caption in zip(ended.tolist(), captions, strict=True):
             image, row = rows.owners[at], rows.row_ids[at]
@@ -245,7 +267,8 @@ class DecodingBatch:
         gained = ruled.log_likelihood(parents + rows.num_singles, best.token_ids)
         log_likelihoods = tables.log_likelihoods[ids][parents] + gained
         lengths = tables.lengths[ids][groups.members[:, 0]] + 1
-        split = split_continuations(best, groups, lengths=lengths, eos_id=self._eos_id)
+        is_closing = self._closes(ids[groups.members[:, 0]], best.token_ids)
+        split = split_continuations(best, groups, lengths=lengths, eos_id=self._eos_id, is_closing=is_closing)
         if split.is_finishing.any():
             self._finished.merge(
                 rows.beam_slots,
@@ -254,7 +277,7 @@ class DecodingBatch:
                 log_likelihoods=log_likelihoods,
                 token_ids=tables.continued(ids[parents], best.token_ids),
                 lengths=lengths.unsqueeze(1) - split.is_stop.long(),
-                is_stop=split.is_stop,
+                is_stop=split.is_stop | is_closing,
             )
         kept = split.kept
         tables.inherit(ids, ids[groups.for_rows(parents.gather(1, kept))])
@@ -266,35 +289,3 @@ class DecodingBatch:
         for at in is_done.nonzero().squeeze(1).tolist():
             image = rows.beam_images[at]
             self._end(image, self._finished.candidates(image.slot)[: image.options.num_captions])
-
-
-@torch.inference_mode()
-def decode(
-    decoder: CaptionDecoder,
-    prefixes: Float[Tensor, "images prefix width"],
-    options: GenerationOptions,
-    *,
-    tokens: SpecialTokens,
-    max_images: int = 32,
-) -> list[list[Candidate]]:
-    """Captions of many images, the batch kept full; `prefixes` may live on another device than the decoder.
-
-    Raises:
-        DecodingError: the model's logits are not finite for some image.
-    """
-    bounds = {"max_images": max_images, "max_rows": max_images * options.num_rows}
-    batch = DecodingBatch(decoder, tokens, max_tokens=options.max_tokens, **bounds)
-    captions: list[list[Candidate]] = [[] for _ in range(len(prefixes))]
-    places: dict[int, int] = {}
-    added = 0
-    while added < len(prefixes) or places:
-        joining = prefixes[added : added + max_images - batch.num_images].to(batch.device)
-        if len(joining):
-            tickets = batch.add(joining, [options] * len(joining))
-            places.update(zip(tickets, range(added, added + len(joining)), strict=True))
-            added += len(joining)
-        for done in batch.step():
-            if done.error is not None:
-                raise done.error
-            captions[places.pop(done.ticket)] = list(done.candidates)
-    return captions

@@ -1,7 +1,8 @@
 """From a PIL image to the pixels that CLIP's image tower reads; training and service share it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,6 +54,19 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resize_mode: Literal["squash", "shortest"] = "shortest"
+
+    @classmethod
+    def from_open_clip(cls, settings: Mapping[str, Any]) -> "Preprocess":
+        """The same in open_clip's words (size, mean, std, resize_mode)."""
+        size = settings["size"]
+        edge = size[0] if isinstance(size, (tuple, list)) else size
+        is_squashed = settings.get("resize_mode") == "squash"
+        return cls(
+            int(edge),
+            tuple(settings["mean"]),
+            tuple(settings["std"]),
+            "squash" if is_squashed else "shortest",
+        )
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
         return self.normalize(self.resize(image).unsqueeze(0)).squeeze(0)

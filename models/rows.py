@@ -198,6 +198,7 @@ def apply_rules(
     history: Int[Tensor, "rows tokens"],
     lengths: Int[Tensor, "rows"],
     eos_id: int,
+    closing_ids: Int[Tensor, "closing"],
     never_generated: Int[Tensor, "banned"],
 ) -> NextLogits:
     """Penalties, then bans; a row with nothing left may end."""
@@ -211,6 +212,9 @@ def apply_rules(
         scores = weaken_repetition(base, history, options.repetition_penalty)
     scores.index_fill_(1, never_generated, NEVER)
     scores[:, eos_id].masked_fill_(lengths < options.min_tokens, NEVER)
+    if len(closing_ids):
+        is_early = (lengths + 1 < options.min_tokens).unsqueeze(1)
+        scores[:, closing_ids] = scores[:, closing_ids].masked_fill(is_early, NEVER)
     for size in options.distinct_ngram_sizes:
         is_repeat = repeats_ngram(history, lengths, size=size, vocab_size=logits.shape[1])
         scores.masked_fill_(is_repeat & (options.ngram_sizes == size).unsqueeze(1), NEVER)

@@ -8,6 +8,7 @@ import typer
 
 from service import release
 from service.errors import CommandError, ServiceError
+from service.models_cli import models_app
 from service.settings import read_settings
 
 WRONG_USE = 2
@@ -19,6 +20,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(models_app, name="models")
 
 _PASSED_ON: dict[Any, Any] = {"ignore_unknown_options": True, "allow_extra_args": True}
 _HAS_OWN_HELP: dict[str, Any] = {"context_settings": _PASSED_ON, "add_help_option": False}
@@ -44,18 +47,22 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="TCP port, 0 for any free one [SEMICAP_PORT, 8000].")
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Model to serve [SEMICAP_CHECKPOINT].")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder or name of the model to serve [SEMICAP_CHECKPOINT].")
+    ] = None,
 ) -> int:
     """Run the HTTP service. Every other setting is an environment variable (SEMICAP_...)."""
     settings = read_settings(host=host, port=port, checkpoint=checkpoint)
     from models.checkpoint import CheckpointError
     from service.log import configure_logging
+    from service.model_store import ModelStore
     from service.registry import DeviceError, load_served_model
     from service.server import PortError, run_server
 
     configure_logging(level=settings.log_level, format=settings.log_format)
     try:
-        return run_server(settings, load_served_model(settings.checkpoint, device=settings.device))
+        folder = ModelStore(settings.models_dir).find(settings.checkpoint)
+        return run_server(settings, load_served_model(folder, device=settings.device))
     except (CheckpointError, DeviceError, PortError) as error:
         raise CommandError(str(error)) from error
 

@@ -23,7 +23,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 lets the system choose.")
     data_dir: Path = Field(Path("semicap-data"), description="Folder for everything the service stores.")
     checkpoint: Path | None = Field(
-        None, description="Checkpoint folder of the model that answers; unset means the one that comes along."
+        None,
+        description="The model that answers: a checkpoint folder, or name or name/version of a model in "
+        "data_dir (semicap models list); unset means the one that comes along.",
     )
     device: str = Field("auto", description="Where the model runs: auto, cpu, cuda, cuda:1, mps.")
 
@@ -59,6 +61,11 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="Log lines as JSON or for a person; auto is console on a terminal, else JSON."
     )
+
+    @property
+    def models_dir(self) -> Path:
+        """Where imported models are kept."""
+        return self.data_dir / "models"
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

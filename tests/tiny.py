@@ -29,10 +29,14 @@ def tiny_merges() -> bytes:
     return gzip.compress("\n".join(["#version: tiny", *merges]).encode(), mtime=0)
 
 
+def tiny_vocab_size(merges: bytes) -> int:
+    """Ids of CLIP's tokenizer with these merges: bytes, bytes at a word's end, merges, start and end."""
+    return 512 + len(gzip.decompress(merges).decode().split("\n")) - 1 + 2
+
+
 def tiny_clip(folder: Path, *, merges: bytes | None = None, seed: int = 0) -> ClipEncoder:
     """A local CLIP of two small vision transformer and text layers, saved in `folder`."""
     merges = merges or tiny_merges()
-    vocab_size = 512 + len(gzip.decompress(merges).decode().split("\n")) - 1 + 2
     write_local_config(
         folder,
         name="tiny-clip",
@@ -41,7 +45,7 @@ def tiny_clip(folder: Path, *, merges: bytes | None = None, seed: int = 0) -> Cl
             "vision_cfg": {"layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 32},
             "text_cfg": {
                 "context_length": 32,
-                "vocab_size": vocab_size,
+                "vocab_size": tiny_vocab_size(merges),
                 "width": 32,
                 "heads": 2,
                 "layers": 2,

@@ -17,12 +17,14 @@ from models.generation import GenerationOptions, OptionError
 from training.comparison import Comparison, compare
 from training.config import STAGES, Places
 from training.data import DataError
+from training.disk import WriteError
+from training.dry_run import DryRun, dry_run
 from training.evaluate import evaluate_checkpoint, read_evaluation_photos
 from training.history import history_of
 from training.loop import TrainingDivergedError
 from training.page import MAX_PHOTOS, write_page
 from training.report import Report
-from training.run import read_step, run_recipe, run_step
+from training.run import dry_run_recipe, read_step, run_recipe, run_step
 from training.state import ResumeError
 from training.tables import labels, notes, provenance, terminal_table
 from training.toml_reader import TrainingConfigError, setting_lines
@@ -32,6 +34,7 @@ EXPECTED_ERRORS = (
     DataError,
     ResumeError,
     TrainingDivergedError,
+    WriteError,
     CheckpointError,
     ClipError,
     ConfigError,
@@ -44,6 +47,9 @@ DataRoot = Annotated[Path, typer.Option("--data", metavar="ROOT", help="folder t
 OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="folder of this run")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="e.g. optim.lr=1e-4")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on with the run in --out")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="check configuration, data, memory and disk in seconds, then stop")
+]
 
 train_app = typer.Typer(help="Train a vocabulary, a small CLIP, or a captioner.", no_args_is_help=True)
 
@@ -56,28 +62,60 @@ def train_tokenizer(
     _train("tokenizer", config, Places(data, out), overrides or [], resume=resume)
 
 
-@train_app.command("contrastive")
-def train_contrastive(
-    config: ConfigFile, data: DataRoot, out: OutFolder, overrides: Overrides = None, resume: Resume = False
+@train_app.command("text")
+def train_text(
+    config: ConfigFile,
+    data: DataRoot,
+    out: OutFolder,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    is_dry: DryRunOption = False,
 ) -> None:
-    """Train a small CLIP on labelled photos."""
-    _train("contrastive", config, Places(data, out), overrides or [], resume=resume)
+    """Start a small CLIP and a decoder on captions alone."""
+    train = _dry_run if is_dry else _train
+    train("text", config, Places(data, out), overrides or [], resume=resume)
+
+
+@train_app.command("joint")
+def train_joint(
+    config: ConfigFile,
+    data: DataRoot,
+    out: OutFolder,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    is_dry: DryRunOption = False,
+) -> None:
+    """Go on with both from the pixels of labelled photos."""
+    train = _dry_run if is_dry else _train
+    train("joint", config, Places(data, out), overrides or [], resume=resume)
 
 
 @train_app.command("supervised")
 def train_supervised(
-    config: ConfigFile, data: DataRoot, out: OutFolder, overrides: Overrides = None, resume: Resume = False
+    config: ConfigFile,
+    data: DataRoot,
+    out: OutFolder,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    is_dry: DryRunOption = False,
 ) -> None:
     """Stage 1: learn to caption from labelled photos."""
-    _train("supervised", config, Places(data, out), overrides or [], resume=resume)
+    train = _dry_run if is_dry else _train
+    train("supervised", config, Places(data, out), overrides or [], resume=resume)
 
 
 @train_app.command("unsupervised")
 def train_unsupervised(
-    config: ConfigFile, data: DataRoot, out: OutFolder, overrides: Overrides = None, resume: Resume = False
+    config: ConfigFile,
+    data: DataRoot,
+    out: OutFolder,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    is_dry: DryRunOption = False,
 ) -> None:
     """Stage 2: go on from unlabelled photos, by CLIP similarity."""
-    _train("unsupervised", config, Places(data, out), overrides or [], resume=resume)
+    train = _dry_run if is_dry else _train
+    train("unsupervised", config, Places(data, out), overrides or [], resume=resume)
 
 
 @train_app.command("recipe")
@@ -85,9 +123,13 @@ def train_recipe(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder of numbered .toml files")],
     data: DataRoot,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="folder that gets one run for each file")],
+    is_dry: DryRunOption = False,
 ) -> None:
     """Run the steps of a recipe in order; a second start goes on where the first was cut."""
     with _errors_in_one_line():
+        if is_dry:
+            _show_dry_runs(dry_run_recipe(folder, data=data, out=out))
+            return
         results = run_recipe(folder, data=data, out=out)
         Console().print(f"recipe finished: {results[-1]}", highlight=False, soft_wrap=True)
 
@@ -186,6 +228,24 @@ def _train(stage: str, config: Path, places: Places, overrides: list[str], *, re
         _, settings = read_step(config, overrides, expected=stage)
         result = run_step(settings, places, resume=resume)
         Console().print(f"{stage} finished: {result}", highlight=False, soft_wrap=True)
+
+
+def _dry_run(stage: str, config: Path, places: Places, overrides: list[str], *, resume: bool) -> None:
+    with _errors_in_one_line():
+        _, settings = read_step(config, overrides, expected=stage)
+        _show_dry_runs([dry_run(stage, settings, places)])
+
+
+def _show_dry_runs(runs: Sequence[DryRun]) -> None:
+    """Prints what was found; the status is 1 if a step could not start."""
+    for run in runs:
+        Console().print(run.table(), highlight=False, markup=False)
+        for line in run.problems.lines():
+            typer.echo(line)
+        for fault in run.faults:
+            typer.echo(f"error: {fault}", err=True)
+    if any(run.faults for run in runs):
+        raise typer.Exit(1)
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from training.toml_reader import part, setting
 class DataConfig:
     """Where images and captions are; every path is relative to the data root given with --data."""
 
-    labelled: tuple[str, ...] = setting((), "folders with metadata.jsonl whose captions are used")
-    unlabelled: tuple[str, ...] = setting((), "image folders used without captions (metadata.jsonl there is ignored)")
+    labelled: tuple[str, ...] = setting((), "folders with metadata.jsonl, COCO or Karpathy files (file.json#train) or shards (name-{000..009}.tar) whose captions are used; docs/data.md")
+    unlabelled: tuple[str, ...] = setting((), "image folders, caption files or shards used without their captions")
     text: tuple[str, ...] = setting((), "jsonl files of captions without images (`text` in each line)")
     validation: str = setting("", "labelled folder for evaluation, never trained on; empty: no evaluation")
     max_labelled: int = setting(0, "labelled images used, chosen at random by split_seed; 0: all", low=0)
@@ -52,6 +52,7 @@ class LoopConfig:
     batch_size: int = setting(64, "images in one forward pass", low=1)
     accumulate: int = setting(1, "forward passes summed into one step", low=1)
     seed: int = setting(0, "data order, dropout, sampling", low=0)
+    device: str = setting("auto", "auto: a GPU if there is one (one for each torchrun process), else the CPU; or torch's name of it")
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of matrix products; 1.5 to 4 x faster where the CPU has AVX512-BF16")
     evaluate_every: int = setting(0, "steps between evaluations; 0: only at the end", low=0)
     sample_every: int = setting(0, "steps between printed example captions; 0: with each evaluation", low=0)
@@ -103,22 +104,6 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
-class ContrastiveConfig:
-    """Training of a small CLIP on image-caption pairs (InfoNCE, arXiv 2103.00020)."""
-
-    tokenizer: str = setting("", "merges file, relative to the folder of runs; empty: CLIP's own vocabulary")
-    init: str = setting("", "CLIP folder to go on from, relative to the folder of runs; empty: a new one from [towers]")
-    frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (visual.trunk.conv_stem, …)")
-    max_logit_scale: float = setting(100.0, "ceiling of the learnt inverse temperature (CLIP's)", low=1.0)
-    label_smoothing: float = setting(0.0, "share of the target given to the rest of the batch", low=0.0, high=0.9)
-    data: DataConfig = part(DataConfig)
-    towers: TowersConfig = part(TowersConfig)
-    augment: AugmentConfig = part(AugmentConfig)
-    optim: OptimConfig = part(OptimConfig, lr=5e-4, weight_decay=0.1)
-    loop: LoopConfig = part(LoopConfig, batch_size=128, precision="bf16")
-
-
-@dataclass(frozen=True)
 class DecoderShape:
     """The decoder of a new captioner; its vocabulary size comes from its tokenizer."""
 
@@ -137,7 +122,7 @@ class CaptionerShape:
     """A new captioner; ignored when `init` names a checkpoint."""
 
     name: str = setting("semicap", "model name in answers and reports")
-    clip: str = setting("", "CLIP folder relative to the folder of runs, or an open_clip name")
+    clip: str = setting("", "CLIP folder relative to the folder of runs, or an open_clip name; stage text takes its [towers] when empty")
     clip_pretrained: str | None = setting(None, "open_clip's weights tag for an open_clip name")
     max_tokens: int = setting(40, "longest caption in tokens, without end-of-text", low=1)
     mapping: MappingConfig = part(MappingConfig)
@@ -155,12 +140,58 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class TextPretrainingConfig:
-    """Decoder warm-up on captions alone: the text embedding stands in for the image's (arXiv 2303.03032)."""
+class TextConfig:
+    """Captions alone: what tells of one photo belongs together, and one caption is written from another's embedding.
 
-    epochs: float = setting(0.0, "passes over data.text before the labelled pairs; 0: off", low=0.0)
-    batch_size: int = setting(128, "captions in one step", low=1)
-    noise: float = setting(0.1, "standard deviation of the noise on the unit embedding, per whole vector", low=0.0)
+    The text tower learns as in arXiv 2104.08821, the decoder as in arXiv 2303.03032; noise on the embedding as in
+    arXiv 2211.00575 prepares it for images, whose embeddings never match a caption's.
+    """
+
+    tokenizer: str = setting("", "merges file of a new CLIP, relative to the folder of runs; empty: CLIP's own vocabulary")
+    frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (clip., decoder., …); CLIP's image tower never is")
+    captioning: float = setting(1.0, "weight of the cross-entropy of captions written from another's embedding", low=0.0)
+    contrastive: float = setting(1.0, "weight of finding the other caption of the same photo in the batch", low=0.0)
+    temperature: float = setting(0.05, "softmax temperature of that", low=1e-3)
+    noise: float = setting(0.5, "expected length of the noise on the unit embedding", low=0.0)
+    label_smoothing: float = setting(0.1, "share of the target given to the rest of the vocabulary", low=0.0, high=0.9)
+    data: DataConfig = part(DataConfig)
+    towers: TowersConfig = part(TowersConfig)
+    model: CaptionerShape = part(CaptionerShape)
+    optim: OptimConfig = part(OptimConfig, lr=1e-3)
+    loop: LoopConfig = part(LoopConfig, batch_size=256, precision="bf16")
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """CLIP and captioner learn together from the pixels of labelled photos (CoCa, arXiv 2205.01917)."""
+
+    init: str = setting(doc="checkpoint to start from, relative to the folder of runs")
+    frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (clip.model.visual.trunk.conv_stem, …)")
+    captioning: float = setting(1.0, "weight of the captions' cross-entropy", low=0.0)
+    contrastive: float = setting(0.5, "weight of InfoNCE between photos and captions (arXiv 2103.00020)", low=0.0)
+    max_logit_scale: float = setting(30.0, "ceiling of its learnt inverse temperature; CLIP's is 100, which a small batch overfits", low=1.0)
+    captions_per_image: int = setting(2, "captions drawn for each image of a batch; they share its prefix", low=1)
+    label_smoothing: float = setting(0.1, "share of the target given to the rest of the vocabulary", low=0.0, high=0.9)
+    stored_dtype: Literal["float32", "float16"] = setting("float16", "of mapping and decoder in the checkpoint; float16 halves it")
+    data: DataConfig = part(DataConfig)
+    augment: AugmentConfig = part(AugmentConfig)
+    evaluation: EvaluationConfig = part(EvaluationConfig)
+    optim: OptimConfig = part(OptimConfig, lr=4e-4)
+    loop: LoopConfig = part(LoopConfig, batch_size=96, precision="bf16")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters learn in the place of the decoder's weights (arXiv 2106.09685); checkpoints get plain weights."""
+
+    rank: int = setting(0, "rank of the learnt difference to each weight; 0: no adapters", low=0)
+    alpha: float = setting(16.0, "the difference is scaled by alpha / rank", low=0.0)
+    targets: tuple[str, ...] = setting(("qkv", "out"), "layers that get one: qkv and out (attention), up and down (MLP)")
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.targets) - {"qkv", "out", "up", "down"})
+        if unknown:
+            raise ValueError(f"targets has {', '.join(unknown)}; it may have qkv, out, up, down")
 
 
 @dataclass(frozen=True)
@@ -169,12 +200,13 @@ class SupervisedConfig:
 
     init: str = setting("", "checkpoint to start from, of either stage, relative to the folder of runs; empty: [model]")
     frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (decoder., mapping.); CLIP never is")
+    activation_checkpointing: bool = setting(False, "the decoder's layers compute their activations again for the gradient: less memory, more time (docs/reference.md)")
     captions_per_image: int = setting(5, "captions drawn for each image of a batch; they share its prefix", low=1)
     label_smoothing: float = setting(0.1, "share of the target given to the rest of the vocabulary", low=0.0, high=0.9)
     stored_dtype: Literal["float32", "float16"] = setting("float16", "of mapping and decoder in the checkpoint; float16 halves it")
     data: DataConfig = part(DataConfig)
     model: CaptionerShape = part(CaptionerShape)
-    text_pretraining: TextPretrainingConfig = part(TextPretrainingConfig)
+    lora: LoraConfig = part(LoraConfig)
     evaluation: EvaluationConfig = part(EvaluationConfig)
     optim: OptimConfig = part(OptimConfig)
     loop: LoopConfig = part(LoopConfig)
@@ -185,23 +217,31 @@ class RewardConfig:
     """What stage 2 pulls towards, and what holds it back."""
 
     similarity: float = setting(1.0, "weight of minus the cosine to the image (arXiv 2306.15111)", low=0.0)
-    contrastive: float = setting(0.0, "weight of picking the image out of the batch's images", low=0.0)
+    contrastive: float = setting(0.0, "weight of the log-probability of picking the image out of the batch's images", low=0.0)
     contrastive_temperature: float = setting(0.05, "softmax temperature of the contrastive reward", low=1e-3)
     kl: float = setting(0.1, "weight of the divergence from the frozen stage-1 decoder, per token", low=0.0)
     length: float = setting(0.0, "weight of the squared relative excess over target_length", low=0.0)
     target_length: float = setting(12.0, "tokens, end-of-text included, up to which a caption costs nothing", low=1.0)
+    repetition: float = setting(0.0, "weight of the expected number of word pairs that a caption repeats", low=0.0)
     replay: float = setting(1.0, "weight of cross-entropy on labelled pairs in every step; needs data.labelled", low=0.0)
 
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """How captions are sampled so that a gradient reaches the decoder."""
+    """How captions are sampled and how the gradient of their reward is estimated (docs/stage2.md)."""
 
-    estimator: Literal["gumbel-parallel", "gumbel-recurrent"] = setting("gumbel-parallel", "parallel: sample without gradient, then one teacher-forced pass; recurrent: the gradient also flows from token to token")
+    estimator: Literal["gumbel-parallel", "gumbel-recurrent", "reinforce"] = setting("gumbel-parallel", "gumbel-parallel: sample, then one teacher-forced pass; gumbel-recurrent: the gradient also flows from token to token; reinforce: samples that beat a baseline become likelier")
     samples: int = setting(4, "captions for each image", low=1)
-    gumbel_tau: float = setting(1.0, "relaxation temperature at the start", low=1e-2)
-    final_gumbel_tau: float = setting(0.5, "relaxation temperature at the end, reached linearly", low=1e-2)
     max_tokens: int = setting(20, "longest sampled caption in tokens, end-of-text included", low=2)
+    temperature: float = setting(1.0, "divides the logits that captions are sampled from; below 1 they are more like greedy ones", low=0.05, high=10.0)
+    gumbel_tau: float = setting(1.0, "relaxation temperature at the start (gumbel-*); it shapes the gradient, never the samples", low=1e-2)
+    final_gumbel_tau: float = setting(0.5, "relaxation temperature at the end, reached linearly", low=1e-2)
+    baseline: Literal["mean", "greedy"] = setting("mean", "what a sample must beat (reinforce): the mean of the image's other samples, or its greedy caption (arXiv 1612.00563)")
+    advantages: Literal["normalised", "raw"] = setting("normalised", "normalised: divided by their standard deviation over the batch, each reward by its own (reinforce)")
+
+    def __post_init__(self) -> None:
+        if self.estimator == "reinforce" and self.baseline == "mean" and self.samples < 2:
+            raise ValueError("baseline 'mean' compares an image's samples: samples must be at least 2")
 
 
 @dataclass(frozen=True)
@@ -210,6 +250,7 @@ class UnsupervisedConfig:
 
     init: str = setting(doc="checkpoint to start from, of either stage, relative to the folder of runs")
     frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (decoder., mapping.); CLIP never is")
+    activation_checkpointing: bool = setting(False, "the decoder's layers compute their activations again for the gradient: less memory, more time (docs/reference.md)")
     replay_images: int = setting(16, "labelled images in each step's replay", low=1)
     captions_per_image: int = setting(5, "captions drawn for each replayed image", low=1)
     label_smoothing: float = setting(0.0, "of the replay", low=0.0, high=0.9)
@@ -217,6 +258,7 @@ class UnsupervisedConfig:
     data: DataConfig = part(DataConfig)
     reward: RewardConfig = part(RewardConfig)
     rollout: RolloutConfig = part(RolloutConfig)
+    lora: LoraConfig = part(LoraConfig)
     evaluation: EvaluationConfig = part(EvaluationConfig)
     optim: OptimConfig = part(OptimConfig, lr=3e-5)
     loop: LoopConfig = part(LoopConfig, batch_size=32)
@@ -234,10 +276,13 @@ class ReleaseConfig:
 # fmt: on
 
 
-StageConfig = TokenizerConfig | ContrastiveConfig | SupervisedConfig | UnsupervisedConfig | ReleaseConfig
+StageConfig = (
+    TokenizerConfig | TextConfig | JointConfig | SupervisedConfig | UnsupervisedConfig | ReleaseConfig
+)
 STAGES: Mapping[str, type[StageConfig]] = {
     "tokenizer": TokenizerConfig,
-    "contrastive": ContrastiveConfig,
+    "text": TextConfig,
+    "joint": JointConfig,
     "supervised": SupervisedConfig,
     "unsupervised": UnsupervisedConfig,
     "release": ReleaseConfig,
@@ -251,11 +296,13 @@ class Places:
     Args:
         data: root of photos, captions and pretrained towers (--data).
         out: this run's own folder (--out); its parent is the folder of runs, where other steps' results are.
+        runs: the folder of runs where it is another than that.
         cache: decoded pixels and CLIP features, shared by the runs.
     """
 
     data: Path
     out: Path
+    runs: Path | None = None
 
     @property
     def cache(self) -> Path:
@@ -263,4 +310,4 @@ class Places:
 
     def run(self, relative: str) -> Path:
         """A result of another step."""
-        return self.out.parent / relative
+        return (self.runs or self.out.parent) / relative

@@ -15,21 +15,17 @@ from models.captioner import Captioner
 from models.checkpoint import load_captioner, read_manifest
 from models.clip import LOCAL_PREFIX, ClipEncoder
 from models.config import ClipConfig
-from models.decoding import decode
+from models.decode import decode
 from models.generation import GenerationOptions
-from training.data import (
-    METADATA,
-    CaptionedImages,
-    DataError,
-    Images,
-    Problems,
-    read_captioned_images,
-    read_images,
-)
+from training import distributed
+from training.data import CaptionedImages, DataError, Images, Problems
 from training.features import FeatureStore, cached_features
 from training.figures import SECOND
+from training.folders import METADATA, read_images
 from training.metrics import Scores, clip_scores, encode_references, language_scores, reference_scores
 from training.report import EvaluatedImage, Report
+from training.sources import read_captioned_sources
+from training.webdataset import find_shards
 
 REPORTED_OPTIONS = ("strategy", "num_beams", "max_tokens", "length_penalty")
 CAPTIONING_SLAB = 256
@@ -59,28 +55,28 @@ class SecondOpinion:
     prompt: str
 
 
-def read_evaluation_photos(folder: Path, *, limit: int = 0) -> EvaluationPhotos:
-    """The labelled photos that metadata.jsonl names, or without such a file every photo below the folder.
+def read_evaluation_photos(source: Path, *, limit: int = 0) -> EvaluationPhotos:
+    """The labelled photos of any data source, or every photo below a folder that has no captions.
 
     Args:
         limit: photos used, the first ones; 0 for all. CIDEr-D and r@k depend on it.
 
     Raises:
-        DataError: not a folder, no photo in it, or a line of metadata.jsonl that cannot be used.
+        DataError: no such source, no photo in it, or a line of its captions that cannot be used.
     """
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise DataError(
-            f"{folder} {what}; the photos to evaluate on are a folder, with {METADATA} if labelled"
-        )
     problems = Problems()
-    if (folder / METADATA).exists():
-        captioned = read_captioned_images(folder, problems)
+    if not source.is_dir() and not source.name.partition("#")[0].endswith((".json", ".tar")):
+        what = "is a file" if source.exists() else "does not exist"
+        raise DataError(
+            f"{source} {what}; the photos to evaluate on are a folder, with {METADATA} if labelled"
+        )
+    if source.is_dir() and not (source / METADATA).exists() and not find_shards(source):
+        images = read_images(source, problems)
+        captioned = CaptionedImages(images, ((),) * len(images), images.ids)
     else:
-        images = read_images(folder, problems)
-        captioned = CaptionedImages(images, ((),) * len(images))
+        captioned = read_captioned_sources([source], problems)
     rows = range(min(limit or len(captioned), len(captioned)))
-    return EvaluationPhotos(folder.resolve().name, captioned.select(rows), problems)
+    return EvaluationPhotos(source.resolve().name, captioned.select(rows), problems)
 
 
 def evaluate_checkpoint(
@@ -103,12 +99,13 @@ def evaluate_checkpoint(
         DataError: none of the photos can be read.
     """
     manifest = read_manifest(checkpoint)
-    captioner = load_captioner(checkpoint)
+    captioner = load_captioner(checkpoint, device=distributed.start("auto"))
     problems = Problems(list(photos.problems.items))
     features, readable = evaluation_features(
         photos.captioned.images,
         captioner.clip,
         with_grid=captioner.config.mapping.kind == "grid",
+        with_norm=captioner.config.mapping.embedding == "raw",
         cache=cache,
         problems=problems,
     )
@@ -116,7 +113,9 @@ def evaluate_checkpoint(
         first = next(item.where for item in problems.items if item.kind == "unreadable image")
         raise DataError(f"no photo of {photos.name} can be read; the first: {first}")
     captioned = photos.captioned.select(readable)
-    second = read_second_opinion(second_scorer, captioned, cache, prompt=prompt) if second_scorer else None
+    second = None
+    if second_scorer:
+        second = read_second_opinion(second_scorer, captioned, cache, device=captioner.device, prompt=prompt)
     captions = _write_with_progress(captioner, features, options, batch_size=batch_size)
     scores = measure(captioner, captioned, features, captions=captions, second=second, prompt=prompt)
     return Report(
@@ -184,19 +183,32 @@ def write_captions(
 
 
 def evaluation_features(
-    images: Images, clip: ClipEncoder, *, with_grid: bool, cache: Path, problems: Problems
+    images: Images,
+    clip: ClipEncoder,
+    *,
+    with_grid: bool,
+    with_norm: bool = False,
+    cache: Path,
+    problems: Problems,
 ) -> tuple[FeatureStore, list[int]]:
     """Features of the pictures as they are, and the rows of the readable ones."""
     return cached_features(
-        images, clip, views=("original",), with_grid=with_grid, cache=cache, workers=2, problems=problems
+        images,
+        clip,
+        views=("original",),
+        with_grid=with_grid,
+        with_norm=with_norm,
+        cache=cache,
+        workers=2,
+        problems=problems,
     )
 
 
 def read_second_opinion(
-    folder: Path, captioned: CaptionedImages, cache: Path, *, prompt: str = ""
+    folder: Path, captioned: CaptionedImages, cache: Path, *, device: torch.device, prompt: str = ""
 ) -> SecondOpinion:
     """Another CLIP and its view of images that are known to be readable."""
-    scorer = ClipEncoder.load(ClipConfig(f"{LOCAL_PREFIX}{folder}")).eval()
+    scorer = ClipEncoder.load(ClipConfig(f"{LOCAL_PREFIX}{folder}")).eval().to(device)
     features, _ = evaluation_features(
         captioned.images, scorer, with_grid=False, cache=cache, problems=Problems()
     )

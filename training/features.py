@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -10,11 +11,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from models.clip import ClipEncoder, ImageFeatures
+from models.clip import ClipEncoder
+from models.image_features import ImageFeatures
 from training.augment import as_jpeg
-from training.data import Images, Problems
+from training.data import ImageFile, Images, Problems
 from training.pixels import read_pixel_batch
 from training.shards import ShardedArrays, cached_arrays
+from training.toml_reader import TrainingConfigError
 
 ENCODE_BATCH = 64
 JPEG_QUALITY = 40
@@ -30,6 +33,16 @@ class FeatureStore:
         self._arrays = arrays
         self._views = views
 
+    @classmethod
+    def in_memory(cls, features: ImageFeatures) -> Self:
+        """One view of each image, of features that are still to change."""
+        parts = {"embedding": features.embedding}
+        if features.grid is not None:
+            parts["grid"] = features.grid
+        if features.norm is not None:
+            parts["norm"] = features.norm
+        return cls(ShardedArrays.of({name: _stored([part]) for name, part in parts.items()}), 1)
+
     def __len__(self) -> int:
         return len(self._arrays)
 
@@ -38,11 +51,12 @@ class FeatureStore:
         views = np.zeros(len(rows), dtype=np.int64)
         if generator is not None:
             views = torch.randint(self._views, (len(rows),), generator=generator).numpy()
-        embedding = torch.from_numpy(self._arrays.read("embedding", rows, inner=views)).float()
-        if "grid" not in self._arrays:
-            return ImageFeatures(embedding)
-        grid = self._arrays.read("grid", rows, inner=views)
-        return ImageFeatures(embedding, torch.from_numpy(grid).float())
+        read = {
+            name: torch.from_numpy(self._arrays.read(name, rows, inner=views)).float()
+            for name in ("embedding", "grid", "norm")
+            if name in self._arrays
+        }
+        return ImageFeatures(**read)
 
     def embeddings(self) -> Tensor:
         """All embeddings of the first view."""
@@ -57,33 +71,34 @@ def cached_features(
     *,
     views: Sequence[str],
     with_grid: bool,
+    with_norm: bool = False,
     cache: Path,
     workers: int,
     problems: Problems,
 ) -> tuple[FeatureStore, list[int]]:
     """The features of all readable images, and their rows in `images`.
 
+    Args:
+        with_grid, with_norm: keep the feature map, the length of the embedding, for a mapping that reads it.
+
     Raises:
-        ValueError: a view that VIEWS does not have.
+        TrainingConfigError: a view that VIEWS does not have, or a grid that this CLIP does not have.
     """
     unknown = [view for view in views if view not in VIEWS]
     if unknown or not views:
-        raise ValueError(f"data.views is {list(views)}; it may hold {', '.join(VIEWS)}")
+        raise TrainingConfigError("data.views", [f"is {list(views)}; it may hold {', '.join(VIEWS)}"])
 
-    def compute(paths: Sequence[Path]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-        pixels, unreadable = read_pixel_batch(paths, clip.preprocess, workers=workers)
+    def compute(files: Sequence[ImageFile]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+        pixels, unreadable = read_pixel_batch(files, clip.preprocess, workers=workers)
         parts = [
             _encode(clip, pixels[at : at + ENCODE_BATCH], views) for at in range(0, len(pixels), ENCODE_BATCH)
         ]
-        arrays = {"embedding": np.concatenate([embedding for embedding, _ in parts])}
-        if with_grid:
-            grids = [grid for _, grid in parts if grid is not None]
-            if not grids:
-                raise ValueError(f"{clip.name} has no feature map; mapping.kind must be mlp")
-            arrays["grid"] = np.concatenate(grids)
-        return arrays, unreadable
+        if with_grid and "grid" not in parts[0]:
+            raise TrainingConfigError("model.mapping.kind", [f"must be mlp: {clip.name} has no feature map"])
+        return {name: np.concatenate([part[name] for part in parts]) for name in kept}, unreadable
 
-    kind = "grid" if with_grid else "embedding"
+    kept = ["embedding"] + ["grid"] * with_grid + ["norm"] * with_norm
+    kind = ("grid" if with_grid else "embedding") + ("-norm" if with_norm else "")
     folder = cache / f"features-{_fingerprint(clip)}-{kind}-{'-'.join(views)}"
     arrays, readable = cached_arrays(
         images, folder=folder, compute=compute, label="encoding photos", problems=problems
@@ -92,15 +107,16 @@ def cached_features(
 
 
 @torch.no_grad()
-def _encode(clip: ClipEncoder, pixels: Pixels, views: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Features of a batch as (images, views, …) arrays."""
+def _encode(clip: ClipEncoder, pixels: Pixels, views: Sequence[str]) -> dict[str, np.ndarray]:
+    """Features of a batch by name, as (images, views, …) arrays."""
     device = next(clip.parameters()).device
     encoded = [clip.encode_image(_normalised(clip, VIEWS[view](pixels).to(device))) for view in views]
-    grids = [features.grid for features in encoded if features.grid is not None]
-    return (
-        _stored([features.embedding for features in encoded]),
-        _stored(grids) if grids else None,
-    )
+    parts = {
+        "embedding": [features.embedding for features in encoded],
+        "grid": [features.grid for features in encoded if features.grid is not None],
+        "norm": [features.norm for features in encoded if features.norm is not None],
+    }
+    return {name: _stored(values) for name, values in parts.items() if values}
 
 
 def _normalised(clip: ClipEncoder, pixels: Pixels) -> Tensor:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +17,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch.utils.tensorboard import SummaryWriter
+
+from training import distributed
+from training.curves import Curves
+from training.disk import replace_text, writing
 
 LOG, CURVES = "log.jsonl", "tensorboard"
 QUIET_INTERVAL_S = 30.0
@@ -24,13 +28,21 @@ QUIET_INTERVAL_S = 30.0
 
 
 class Journal:
-    """Records the steps from `first` on; lines of an earlier try at the same steps are dropped."""
+    """Records the steps after `first`; what an earlier try wrote of them is dropped, so each is there once.
+
+    Everything is on the disk when a method returns: a state that is saved next never knows more steps.
+
+    Raises:
+        WriteError: from every method, when the disk is full.
+    """
 
     def __init__(self, out: Path, name: str, *, first: int, total: int) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        _drop_lines_after(out / LOG, first)
-        self._log = (out / LOG).open("a", buffering=1)
-        self._curves = SummaryWriter(str(out / CURVES), purge_step=first + 1)
+        self._path = out / LOG
+        self._known = _drop_lines_after(self._path, first)
+        with writing(self._path):
+            self._log = self._path.open("a", buffering=1)
+            self._curves = Curves(out / CURVES, first=first)
         self._console = Console()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -55,13 +67,12 @@ class Journal:
     ) -> None:
         self._progress.stop()
         self._curves.close()
-        self._log.close()
+        with suppress(OSError):  # the line that a full disk refused, tried once more by the buffer
+            self._log.close()
 
     def step(self, step: int, parts: Mapping[str, float]) -> None:
         """One line for an optimizer step."""
-        self._write({"step": step, **{name: _rounded(value) for name, value in parts.items()}})
-        for name, value in parts.items():
-            self._curves.add_scalar(f"train/{name}", value, step)
+        self._write({"step": step, **_rounded(parts)}, curves=_named("train", parts))
         figures = f"loss {parts['loss']:.4f}"
         self._progress.update(self._task, completed=step, figures=figures)
         self._speak_without_terminal(step, figures)
@@ -70,9 +81,7 @@ class Journal:
         """The validation figures after a step."""
         if not figures:
             return
-        self._write({"step": step, "evaluation": {name: _rounded(value) for name, value in figures.items()}})
-        for name, value in figures.items():
-            self._curves.add_scalar(f"validation/{name}", value, step)
+        self._write({"step": step, "evaluation": _rounded(figures)}, curves=_named("validation", figures))
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         self._print(f"{self._name} step {step}: {shown}")
 
@@ -84,8 +93,13 @@ class Journal:
         for line in lines:
             self._print(f"  {line}")
 
-    def _write(self, record: Mapping[str, Any]) -> None:
-        self._log.write(json.dumps(record) + "\n")
+    def _write(self, record: Mapping[str, Any], *, curves: Mapping[str, float] | None = None) -> None:
+        if _kind(record) in self._known:  # a run that goes on at its end evaluates the last step again
+            return
+        with writing(self._path):
+            self._log.write(json.dumps(record) + "\n")
+            if curves:
+                self._curves.add(record["step"], curves)
 
     def _speak_without_terminal(self, step: int, figures: str) -> None:
         now = time.monotonic()
@@ -99,19 +113,54 @@ class Journal:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")
+class MutedJournal(Journal):
+    """Of a process that leaves the journal to the first one."""
+
+    def __init__(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def step(self, step: int, parts: Mapping[str, float]) -> None: ...
+
+    def evaluation(self, step: int, figures: Mapping[str, float]) -> None: ...
+
+    def samples(self, step: int, lines: Sequence[str]) -> None: ...
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
+def open_journal(out: Path, name: str, *, first: int, total: int) -> Journal:
+    """The journal of a run, which the first of its processes keeps."""
+    return Journal(out, name, first=first, total=total) if distributed.rank() == 0 else MutedJournal()
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.6g}") for name, value in values.items()}
+
+
+def _named(group: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{group}/{name}": value for name, value in values.items()}
+
+
+def _drop_lines_after(path: Path, step: int) -> set[tuple[float, str]]:
+    """Keeps the lines up to a step; returns what those of that very step are about."""
     if not path.is_file():
-        return
-    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-    path.write_text("".join(f"{line}\n" for line in kept))
+        return set()
+    records = [(line, _record(line)) for line in (path.read_text().splitlines() if step else [])]
+    kept = [(line, record) for line, record in records if record["step"] <= step]
+    replace_text(path, "".join(f"{line}\n" for line, _ in kept))
+    return {_kind(record) for _, record in kept if record["step"] == step}
 
 
-def _step_of(line: str) -> float:
+def _record(line: str) -> dict[str, Any]:
     try:
-        return float(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")  # the half line that a kill left behind
+        record: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        return {"step": float("inf")}  # the half line that a kill left behind
+    return record
+
+
+def _kind(record: Mapping[str, Any]) -> tuple[float, str]:
+    kinds = [kind for kind in ("evaluation", "samples") if kind in record]
+    return record["step"], kinds[0] if kinds else "step"

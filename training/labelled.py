@@ -1,17 +1,23 @@
 """Labelled images as the decoder reads them: CLIP features and token ids."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.captioner import Captioner
+from models.image_features import ImageFeatures
 from training.config import DataConfig, Places
-from training.data import CaptionedImages, Problems, read_captioned_folders, sample_rows
+from training.data import CaptionedImages, Problems, sample_rows
 from training.features import FeatureStore, cached_features
+from training.lazy import Chosen, LazySequence
+from training.losses import caption_cross_entropy
+from training.sources import read_captioned_sources
 
 
 @dataclass(frozen=True)
@@ -27,35 +33,57 @@ class CaptionPairs:
     def __len__(self) -> int:
         return len(self.token_ids)
 
-    def draw(
-        self, rows: np.ndarray, *, count: int, pad_id: int, generator: torch.Generator
-    ) -> Int[Tensor, "captions length"]:
-        """`count` captions of each image, next to each other, padded; all different if there are enough."""
-        drawn: list[Tensor] = []
-        for row in rows:
-            captions = self.token_ids[row]
-            order = torch.randperm(len(captions), generator=generator).tolist()
-            drawn += [captions[order[place % len(order)]] for place in range(count)]
-        return padded(drawn, pad_id)
+    def draw(self, rows: np.ndarray, *, count: int, generator: torch.Generator) -> list[Tensor]:
+        """`count` captions of each image, next to each other."""
+        drawn = [draw_captions(self.token_ids[row], count, generator) for row in rows]
+        return [caption for captions in drawn for caption in captions]
+
+
+class TokenLists(LazySequence[list[Tensor]]):
+    """Token ids of each image's captions: 4 bytes a token, made into tensors when they are asked for."""
+
+    def __init__(self) -> None:
+        self._ids = array("i")
+        self._caption_ends, self._image_ends = array("q", [0]), array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self._image_ends) - 1
+
+    def append(self, captions: Sequence[Tensor]) -> None:
+        for caption in captions:
+            self._ids.extend(caption.tolist())
+            self._caption_ends.append(len(self._ids))
+        self._image_ends.append(len(self._caption_ends) - 1)
+
+    def row(self, index: int) -> list[Tensor]:
+        ends = self._caption_ends[self._image_ends[index] : self._image_ends[index + 1] + 1]
+        return [torch.tensor(self._ids[first:last], dtype=torch.long) for first, last in pairwise(ends)]
+
+
+def draw_captions(captions: Sequence[Tensor], count: int, generator: torch.Generator) -> list[Tensor]:
+    """`count` captions of one image; all different if there are enough."""
+    order = torch.randperm(len(captions), generator=generator).tolist()
+    return [captions[order[place % len(order)]] for place in range(count)]
 
 
 def encode_captions(
     captioner: Captioner, captioned: CaptionedImages, problems: Problems
-) -> tuple[list[list[Tensor]], list[int]]:
+) -> tuple[Sequence[Sequence[Tensor]], list[int]]:
     """Token ids of each image's captions, and the rows of the images that have any."""
-    encoded, rows = [], []
+    encoded, rows = TokenLists(), []
     for row, captions in enumerate(captioned.captions):
-        token_ids, _ = encode_texts(captioner, captions, problems)
+        sources = [captioned.where(row)] * len(captions)
+        token_ids, _ = encode_texts(captioner, captions, sources, problems)
         if token_ids:
             encoded.append(token_ids)
             rows.append(row)
         else:
-            problems.add("no captions", captioned.images.ids[row])
+            problems.add("no captions", captioned.where(row))
     return encoded, rows
 
 
 def encode_texts(
-    captioner: Captioner, texts: Sequence[str], problems: Problems
+    captioner: Captioner, texts: Sequence[str], sources: Sequence[str], problems: Problems
 ) -> tuple[list[Tensor], list[int]]:
     """Token ids with end-of-text of each text that is not too long, and the rows of those.
 
@@ -65,11 +93,27 @@ def encode_texts(
     for row, text in enumerate(texts):
         token_ids = captioner.tokenizer.encode(text)
         if len(token_ids) > captioner.config.max_tokens:
-            problems.add("caption too long", f"{len(token_ids)} tokens: {text}")
+            limit = captioner.config.max_tokens
+            problems.add("caption too long", f"{sources[row]} {len(token_ids)} of {limit} tokens: {text}")
         else:
             encoded.append(torch.tensor([*token_ids, captioner.tokenizer.eos_id]))
             rows.append(row)
     return encoded, rows
+
+
+def captions_loss(
+    captioner: Captioner, features: ImageFeatures, captions: Sequence[Tensor], *, label_smoothing: float
+) -> Float[Tensor, ""]:
+    """Cross-entropy of captions, those of one image next to each other, as many for each image."""
+    pad_id = captioner.tokenizer.pad_id
+    token_ids = padded(captions, pad_id).to(captioner.device)
+    return caption_cross_entropy(
+        captioner.states(features, token_ids, captions_per_image=len(captions) // len(features)),
+        captioner.decoder.output_weight,
+        token_ids,
+        pad_id=pad_id,
+        label_smoothing=label_smoothing,
+    )
 
 
 def padded(token_ids: Sequence[Tensor], pad_id: int) -> Int[Tensor, "captions length"]:
@@ -79,7 +123,7 @@ def padded(token_ids: Sequence[Tensor], pad_id: int) -> Int[Tensor, "captions le
 
 def read_pairs(captioner: Captioner, data: DataConfig, places: Places, problems: Problems) -> CaptionPairs:
     """The labelled images of a configuration, ready to train on."""
-    labelled = read_captioned_folders([places.data / folder for folder in data.labelled], problems)
+    labelled = read_captioned_sources([places.data / folder for folder in data.labelled], problems)
     labelled = labelled.select(sample_rows(len(labelled), count=data.max_labelled, seed=data.split_seed))
     encoded, rows = encode_captions(captioner, labelled, problems)
     images = labelled.select(rows).images
@@ -88,8 +132,9 @@ def read_pairs(captioner: Captioner, data: DataConfig, places: Places, problems:
         captioner.clip,
         views=data.views,
         with_grid=captioner.config.mapping.kind == "grid",
+        with_norm=captioner.config.mapping.embedding == "raw",
         cache=places.cache,
         workers=data.workers,
         problems=problems,
     )
-    return CaptionPairs(features, [encoded[row] for row in readable])
+    return CaptionPairs(features, Chosen(encoded, readable))

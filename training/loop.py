@@ -1,6 +1,7 @@
 """One training loop for every stage: accumulate, clip, schedule, log, evaluate, sample, save, resume."""
 
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -12,11 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training import distributed
 from training.config import LoopConfig, OptimConfig
-from training.journal import Journal
-from training.optim import WeightAverage, build_optimizer, lr_share
+from training.disk import WriteError, writing
+from training.journal import Journal, open_journal
+from training.optim import WeightAverage, build_optimizer, largest, lr_share, optimized
 from training.order import batch_rows, generator_at, seed_at, total_steps
 from training.state import Counters, ResumeError, restore_state, save_state, states
+from training.toml_reader import TrainingConfigError
 
 STATES, RESULT = "states", "model"
 
@@ -55,7 +59,7 @@ class Stage(Protocol):
     def items(self) -> int: ...
 
     def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
-        """The losses of a batch; `done` is the share of training behind us, 0..1."""
+        """The mean losses of some images; `done` is the share of training behind us, 0..1."""
 
     def evaluate(self) -> dict[str, float]:
         """Figures on validation data; empty without any."""
@@ -85,7 +89,8 @@ def train(stage: Stage, *, optim: OptimConfig, loop: LoopConfig, out: Path, resu
 
     Raises:
         ResumeError: `out` holds a run and `resume` is False, or the run there is of another configuration.
-        TrainingDivergedError: a loss or gradient is not finite.
+        TrainingDivergedError: a loss, a gradient or a weight is not finite.
+        WriteError: the disk is full.
     """
     return _Run(stage, optim, loop, out).start(resume=resume)
 
@@ -94,6 +99,7 @@ class _Run:
     def __init__(self, stage: Stage, optim: OptimConfig, loop: LoopConfig, out: Path) -> None:
         self.stage, self.optim, self.loop, self.out = stage, optim, loop, out
         self.optimizer = build_optimizer(stage.module, optim)
+        self.parameters = optimized(self.optimizer)
         self.average = WeightAverage(stage.module, loop.average_decay) if loop.average_decay else None
         self.counters = Counters()
         self.figures: dict[str, float] = {}
@@ -108,17 +114,27 @@ class _Run:
 
     def start(self, *, resume: bool) -> TrainingResult:
         self._restore(resume=resume)
-        with Journal(self.out, self.stage.name, first=self.counters.step, total=self.total_steps) as journal:
-            try:
-                while self.counters.step < self.total_steps and not self._has_stopped_improving():
-                    self._step(journal)
-            except KeyboardInterrupt:
-                self._save()
-                raise
-            self._finish(journal)
+        try:
+            self._run()
+        except WriteError as error:
+            raise WriteError(
+                f"{error}; {self._last_good_state()}. Free some space and go on with --resume"
+            ) from error
         return TrainingResult(self.out / RESULT, self.counters.step, self.figures)
 
+    def _run(self) -> None:
+        with open_journal(
+            self.out, self.stage.name, first=self.counters.step, total=self.total_steps
+        ) as journal:
+            if self.loop.best_by and self.counters.step == 0:
+                self._evaluate(journal)  # a wrong best_by ends the run here, and the start may stay the best
+            while self.counters.step < self.total_steps and not self._has_stopped_improving():
+                self._step(journal)
+            self._finish(journal)
+
     def _restore(self, *, resume: bool) -> None:
+        for unfinished in self.out.glob(f".{RESULT}-*"):  # results that a kill cut short
+            shutil.rmtree(unfinished, ignore_errors=True)
         saved = states(self.out / STATES)
         if saved and not resume:
             raise ResumeError(
@@ -128,15 +144,18 @@ class _Run:
             self.counters = restore_state(
                 saved[-1], module=self.stage.module, optimizer=self.optimizer, average=self.average
             )
+        distributed.wait_for_all()  # before the first process writes what the others still read
 
     def _step(self, journal: Journal) -> None:
         began = time.monotonic()
-        self.stage.module.train()
         share = lr_share(self.counters.step, total_steps=self.total_steps, config=self.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
-        parts = self._accumulate_gradients()
-        parts["grad_norm"] = self._clip_gradients()
+        try:
+            parts = self._gradients()
+        except KeyboardInterrupt:
+            self._save()  # only here: nothing has moved since the last step, so going on is exact
+            raise
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.counters.step)
@@ -148,43 +167,52 @@ class _Run:
         journal.step(self.counters.step, parts)
         self._look_up(journal)
 
-    def _accumulate_gradients(self) -> dict[str, float]:
+    def _gradients(self) -> dict[str, float]:
+        self.stage.module.train()
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         for part in range(self.loop.accumulate):
-            losses = self._forward(self.counters.step * self.loop.accumulate + part)
+            losses, share = self._forward(self.counters.step * self.loop.accumulate + part)
             self._require_finite("loss", float(losses.total.detach()))
-            (losses.total / self.loop.accumulate).backward()  # type: ignore[no-untyped-call]
+            (losses.total * share).backward()  # type: ignore[no-untyped-call]
             for name, value in {"loss": losses.total, **losses.parts}.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / self.loop.accumulate
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) * share
+        distributed.add_up_gradients(self.parameters)
+        sums = distributed.added_up(sums)
+        sums["grad_norm"] = self._clip_gradients()
         return sums
 
-    def _forward(self, position: int) -> Losses:
+    def _forward(self, position: int) -> tuple[Losses, float]:
+        """The losses of this process's images of a batch, and their share of the step's images."""
         seed = self.loop.seed
-        rows = batch_rows(position, total=self.stage.items, batch_size=self.loop.batch_size, seed=seed)
-        torch.manual_seed(seed_at(position, 1, seed=seed))  # dropout
+        batch = batch_rows(position, total=self.stage.items, batch_size=self.loop.batch_size, seed=seed)
+        rows = distributed.own_share(batch)
+        own = (distributed.rank(),) if distributed.rank() else ()  # the first draws as a process alone would
+        torch.manual_seed(seed_at(position, 1, *own, seed=seed))  # dropout
         with self._autocast():
-            return self.stage.losses(
+            losses = self.stage.losses(
                 rows,
                 done=self.counters.step / self.total_steps,
-                generator=generator_at(position, 2, seed=seed),
+                generator=generator_at(position, 2, *own, seed=seed),
             )
+        return losses, len(rows) / (len(batch) * self.loop.accumulate)
 
     def _clip_gradients(self) -> float:
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         limit = self.optim.max_grad_norm or math.inf
-        norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, limit))
         self._require_finite("gradient", norm)
         return norm
 
     def _require_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
-            saved = states(self.out / STATES)
-            kept = f"the last good state is {saved[-1]}" if saved else "no state was saved yet"
             raise TrainingDivergedError(
-                f"the {what} is {value} at step {self.counters.step}; {kept}. "
+                f"the {what} is {value} at step {self.counters.step}; {self._last_good_state()}. "
                 "Lower optim.lr or set loop.precision to fp32"
             )
+
+    def _last_good_state(self) -> str:
+        saved = states(self.out / STATES)
+        return f"the last good state is {saved[-1]}" if saved else "no state was saved yet"
 
     def _look_up(self, journal: Journal) -> None:
         step, loop = self.counters.step, self.loop
@@ -202,14 +230,13 @@ class _Run:
         if not self._has_stopped_improving():
             self._evaluate(journal)
         if not self.loop.best_by:
-            with self._averaged():
-                self.stage.write_result(self.out / RESULT, step=self.counters.step)
+            self._write_result()
         self._save()
 
     def _evaluate(self, journal: Journal) -> None:
         self.stage.module.eval()
         with self._averaged(), torch.no_grad():  # in full precision, as the service runs it
-            self.figures = self.stage.evaluate()
+            self.figures = distributed.by_first_rank(self.stage.evaluate)
         journal.evaluation(self.counters.step, self.figures)
         if not self.loop.sample_every:
             self._show_samples(journal)
@@ -220,25 +247,37 @@ class _Run:
             return
         if self.loop.best_by not in self.figures:
             known = ", ".join(self.figures) or "none, without data.validation"
-            raise ValueError(f"loop.best_by is {self.loop.best_by!r}; the evaluation's figures are {known}")
+            raise TrainingConfigError(
+                "loop.best_by", [f"is {self.loop.best_by!r}; the evaluation's figures are {known}"]
+            )
         figure, best = self.figures[self.loop.best_by], self.counters.best_figure
         if best is not None and figure <= best:
             self.counters.stale_evaluations += self.counters.step != self.counters.best_step
             return
         self.counters.best_figure, self.counters.best_step = figure, self.counters.step
         self.counters.stale_evaluations = 0
-        with self._averaged():
-            self.stage.write_result(self.out / RESULT, step=self.counters.step)
+        self._write_result()
+
+    def _write_result(self) -> None:
+        def write() -> None:
+            with self._averaged(), writing(self.out / RESULT):
+                self.stage.write_result(self.out / RESULT, step=self.counters.step)
+
+        distributed.by_first_rank(write)
 
     def _show_samples(self, journal: Journal) -> None:
         self.stage.module.eval()
         with self._averaged(), torch.no_grad():
-            journal.samples(self.counters.step, self.stage.samples())
+            journal.samples(self.counters.step, distributed.by_first_rank(self.stage.samples))
 
     def _has_stopped_improving(self) -> bool:
         return 0 < self.loop.patience <= self.counters.stale_evaluations
 
     def _save(self) -> None:
+        self._require_finite("largest weight", largest(self.parameters))
+        self._saved_at = time.monotonic()
+        if distributed.rank() > 0:
+            return
         save_state(
             self.out / STATES,
             counters=self.counters,
@@ -246,7 +285,6 @@ class _Run:
             optimizer=self.optimizer,
             average=self.average,
         )
-        self._saved_at = time.monotonic()
 
     def _averaged(self) -> AbstractContextManager[None]:
         return self.average.in_place() if self.average is not None else nullcontext()

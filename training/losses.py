@@ -1,13 +1,17 @@
 """The losses of all stages, as pure functions."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from models.similarity import clip_similarities
+from training.linear_cross_entropy import linear_cross_entropy
+
 
 def caption_cross_entropy(
-    logits: Float[Tensor, "captions length vocab"],
+    states: Float[Tensor, "captions length width"],
+    output_weight: Float[Tensor, "vocab width"],
     token_ids: Int[Tensor, "captions length"],
     *,
     pad_id: int,
@@ -16,13 +20,12 @@ def caption_cross_entropy(
     """Mean negative log-likelihood of a token; end-of-text counts, padding does not.
 
     Args:
-        logits: row t predicts `token_ids[:, t]`.
+        states: of the decoder; row t predicts `token_ids[:, t]`.
+        output_weight: makes logits of states.
     """
-    return functional.cross_entropy(
-        logits.flatten(0, 1).float(),
-        token_ids.flatten(),
-        ignore_index=pad_id,
-        label_smoothing=label_smoothing,
+    is_token = token_ids != pad_id
+    return linear_cross_entropy(
+        states[is_token], output_weight, token_ids[is_token], label_smoothing=label_smoothing
     )
 
 
@@ -38,56 +41,29 @@ def contrastive_loss(
     Args:
         scale: inverse temperature.
     """
-    logits = scale * image_embeddings.float() @ text_embeddings.float().T
+    logits = scale * clip_similarities(image_embeddings, text_embeddings)
     targets = torch.arange(len(logits), device=logits.device)
     by_image = functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
     by_text = functional.cross_entropy(logits.T, targets, label_smoothing=label_smoothing)
     return (by_image + by_text) / 2
 
 
-def clip_similarity_loss(
-    image_embeddings: Float[Tensor, "captions embed"], text_embeddings: Float[Tensor, "captions embed"]
-) -> Float[Tensor, ""]:
-    """Minus the mean cosine of pairs of unit vectors (arXiv 2306.15111), -1..1."""
-    return -(image_embeddings.float() * text_embeddings.float()).sum(dim=-1).mean()
-
-
-def retrieval_loss(
-    image_embeddings: Float[Tensor, "images embed"],
-    text_embeddings: Float[Tensor, "images*samples embed"],
-    *,
-    temperature: float,
-) -> Float[Tensor, ""]:
-    """Cross-entropy of finding each caption's image among the batch's images.
-
-    Captions of an image stand next to each other. Only this direction: what all captions of the batch share
-    gives no reward, what tells the image from its neighbours does.
-    """
-    samples = len(text_embeddings) // len(image_embeddings)
-    logits = text_embeddings.float() @ image_embeddings.float().T / temperature
-    targets = torch.arange(len(image_embeddings), device=logits.device).repeat_interleave(samples)
-    return functional.cross_entropy(logits, targets)
-
-
 def kl_to_reference(
-    logits: Float[Tensor, "captions length vocab"],
-    reference_logits: Float[Tensor, "captions length vocab"],
-    is_word: Float[Tensor, "captions length"],
+    logits: Float[Tensor, "tokens vocab"], reference_logits: Float[Tensor, "tokens vocab"]
 ) -> Float[Tensor, ""]:
-    """Mean over tokens of KL(policy || reference) along sampled captions.
+    """Mean over the tokens of sampled captions of KL(policy || reference), over the whole vocabulary.
 
-    Args:
-        is_word: 1 up to and with end-of-text, 0 after.
+    Its expectation over captions, times their length, is the divergence of the captions' distributions. In
+    gradient each token answers for its own row, not for which rows come after it.
     """
     log_probs = functional.log_softmax(logits.float(), dim=-1)
     reference = functional.log_softmax(reference_logits.float(), dim=-1)
-    per_token = (log_probs.exp() * (log_probs - reference)).sum(dim=-1)
-    return (per_token * is_word).sum() / is_word.sum().clamp(min=1)
+    return functional.kl_div(reference, log_probs, reduction="batchmean", log_target=True)
 
 
 def length_excess(
     end_probabilities: Float[Tensor, "captions length"],
-    is_word: Float[Tensor, "captions length"],
+    is_token: Bool[Tensor, "captions length"],
     *,
     target: float,
 ) -> Float[Tensor, ""]:
@@ -95,8 +71,41 @@ def length_excess(
 
     The expected length is differentiable: the sum over positions of the probability that the caption, along
     its sampled prefix, has not ended before.
+
+    Args:
+        is_token: True up to and with end-of-text.
     """
     continues = torch.cumprod(1 - end_probabilities.float(), dim=1)
     alive = torch.cat([torch.ones_like(continues[:, :1]), continues[:, :-1]], dim=1)
-    expected = (alive * is_word).sum(dim=1)
+    expected = (alive * is_token).sum(dim=1)
     return torch.relu(expected / target - 1).square().mean()
+
+
+def repetition(
+    logits: Float[Tensor, "tokens vocab"],
+    token_ids: Int[Tensor, "captions length"],
+    is_token: Bool[Tensor, "captions length"],
+) -> Float[Tensor, ""]:
+    """Mean over captions of the expected number of repeated word pairs.
+
+    At each token it is the probability of every word that, after the word before, would make a pair which
+    the caption already has; "a" may come again, "a dog" may not. Pairs, because every good caption repeats
+    its articles, and as the evaluation's repetition counts them.
+    """
+    caption, position, word = _repeating_words(token_ids, is_token)
+    row_of_token = is_token.flatten().cumsum(dim=0).view_as(token_ids) - 1
+    rows = logits[row_of_token[caption, position]]
+    return rows.float().softmax(dim=-1).gather(1, word.unsqueeze(1)).sum() / len(token_ids)
+
+
+def _repeating_words(token_ids: Tensor, is_token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Caption, position and word of every possible repetition, each once."""
+    length = token_ids.shape[1]
+    previous, following = token_ids[:, :-1], token_ids[:, 1:]
+    # [caption, earlier, later]: the pair that begins at `earlier` has the first word of the one at `later`
+    is_same = previous.unsqueeze(2) == previous.unsqueeze(1)
+    is_earlier = torch.ones(length - 1, length - 1, dtype=torch.bool, device=token_ids.device).triu(1)
+    caption, earlier, later = (is_same & is_earlier & is_token[:, 1:].unsqueeze(1)).nonzero(as_tuple=True)
+    places = torch.stack([caption, later + 1, following[caption, earlier]], dim=1)
+    caption, position, word = torch.unique(places, dim=0).unbind(dim=1)
+    return caption, position, word

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config import OptimConfig
+from training.toml_reader import TrainingConfigError
 
 
 def lr_share(step: int, *, total_steps: int, config: OptimConfig) -> float:
@@ -47,8 +48,19 @@ def parameter_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, A
         group["params"].append(parameter)
         group["names"].append(name)
     if not groups:
-        raise ValueError("nothing is left to train: every parameter is frozen")
+        raise TrainingConfigError("frozen", ["nothing is left to train: every parameter is frozen"])
     return list(groups.values())
+
+
+def optimized(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The parameters that an optimizer moves."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+@torch.no_grad()
+def largest(parameters: list[Tensor]) -> float:
+    """The largest absolute value in any of them; not finite if one is not."""
+    return float(torch.stack(torch._foreach_norm(parameters, math.inf)).max())
 
 
 def lr_multiplier(name: str, multipliers: Mapping[str, float]) -> float:
@@ -61,12 +73,15 @@ def freeze(module: nn.Module, prefixes: tuple[str, ...]) -> None:
     """Stops the parameters whose name starts with one of the prefixes from learning.
 
     Raises:
-        ValueError: a prefix that no parameter starts with, which would otherwise freeze nothing in silence.
+        TrainingConfigError: a prefix that no parameter starts with; it would freeze nothing in silence.
     """
     names = [name for name, _ in module.named_parameters()]
     unused = [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)]
     if unused:
-        raise ValueError(f"frozen: no parameter starts with {', '.join(unused)}; names start like {names[0]}")
+        starts = ", ".join(unused)
+        raise TrainingConfigError(
+            "frozen", [f"no parameter starts with {starts}; names start like {names[0]}"]
+        )
     for name, parameter in module.named_parameters():
         if name.startswith(prefixes or ("\0",)):
             parameter.requires_grad_(False)
@@ -90,8 +105,8 @@ class WeightAverage:
     def in_place(self) -> Iterator[None]:
         """The module holds the averaged weights while this is open."""
         kept = {name: value.detach().clone() for name, value in self._live.items()}
-        self._load(self.values)
         try:
+            self._load(self.values)
             yield
         finally:
             self._load(kept)

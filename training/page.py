@@ -14,7 +14,7 @@ from models.preprocess import to_rgb
 from training.cases import choose_cases
 from training.charts import Chart
 from training.comparison import Comparison
-from training.data import Images
+from training.data import ImageFile, Images
 from training.evaluation_charts import distribution_charts, history_charts
 from training.figures import FIGURES, SECOND
 from training.history import History
@@ -83,9 +83,9 @@ def write_page(
     reports = [report, comparison.against] if comparison else [report]
     differences = comparison.differences if comparison else {}
     rows = figure_rows(reports, differences)
-    paths = dict(zip(images.ids, images.paths, strict=True))
+    files = dict(zip(images.ids, images.files, strict=True))
     cases = [
-        (group, [_card(reports, row, paths) for row in group.rows])
+        (group, [_card(reports, row, files) for row in group.rows])
         for group in choose_cases(report, comparison, limit=max_photos)
     ]
     path.write_text(
@@ -109,9 +109,9 @@ def _inline(charts: Sequence[Chart]) -> list[tuple[str, Markup]]:
     return [(chart.title, Markup(chart.svg())) for chart in charts]
 
 
-def _card(reports: Sequence[Report], row: int, paths: Mapping[str, Path]) -> Card:
+def _card(reports: Sequence[Report], row: int, files: Mapping[str, ImageFile]) -> Card:
     first = reports[0].captions[row]
-    return Card(first.image, _thumbnail(paths[first.image]), list(_captions(reports, row)), first.references)
+    return Card(first.image, _thumbnail(files[first.image]), list(_captions(reports, row)), first.references)
 
 
 def _captions(reports: Sequence[Report], row: int) -> Iterator[CardCaption]:
@@ -125,9 +125,9 @@ def _captions(reports: Sequence[Report], row: int) -> Iterator[CardCaption]:
         yield CardCaption(label, written.caption, scores, written.scores["r@1"] > 0)
 
 
-def _thumbnail(path: Path) -> str:
+def _thumbnail(file: ImageFile) -> str:
     buffer = io.BytesIO()
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(file.read_bytes())) as image:
         image.draft("RGB", (2 * THUMBNAIL_PIXELS, 2 * THUMBNAIL_PIXELS))
         picture = to_rgb(image)
     picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))

@@ -3,16 +3,17 @@
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from models.preprocess import Preprocess
-from training.data import Images, Problems
+from training.data import ImageFile, Images, Problems
 from training.shards import ShardedArrays, cached_arrays
 
 MAX_PIXELS = 100_000_000
@@ -22,9 +23,9 @@ UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises on damaged files of its various formats."""
 
 
-def read_pixels(path: Path, preprocess: Preprocess) -> UInt8[Tensor, "3 height width"]:
+def read_pixels(file: ImageFile, preprocess: Preprocess) -> UInt8[Tensor, "3 height width"]:
     """One picture as the image tower's square of bytes; raises one of UNREADABLE."""
-    with warnings.catch_warnings(), Image.open(path) as image:
+    with warnings.catch_warnings(), Image.open(BytesIO(file.read_bytes())) as image:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
@@ -33,21 +34,23 @@ def read_pixels(path: Path, preprocess: Preprocess) -> UInt8[Tensor, "3 height w
 
 
 def read_pixel_batch(
-    paths: Sequence[Path], preprocess: Preprocess, *, workers: int
+    files: Sequence[ImageFile], preprocess: Preprocess, *, workers: int
 ) -> tuple[UInt8[Tensor, "batch 3 height width"], dict[int, str]]:
     """Pictures decoded by a few threads (Pillow frees the lock); unreadable rows stay black, reason given."""
     size = preprocess.image_size
-    batch = torch.zeros(len(paths), 3, size, size, dtype=torch.uint8)
+    batch = torch.zeros(len(files), 3, size, size, dtype=torch.uint8)
     unreadable: dict[int, str] = {}
 
     def read(row: int) -> None:
         try:
-            batch[row] = read_pixels(paths[row], preprocess)
+            batch[row] = read_pixels(files[row], preprocess)
+        except UnidentifiedImageError:  # whose own words hold the address of a buffer
+            unreadable[row] = "no image of a format that Pillow knows"
         except UNREADABLE as error:
             unreadable[row] = f"{type(error).__name__}: {error}"
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        list(pool.map(read, range(len(paths))))
+        list(pool.map(read, range(len(files))))
     return batch, unreadable
 
 
@@ -56,8 +59,8 @@ def cached_pixels(
 ) -> tuple[ShardedArrays, list[int]]:
     """All readable pictures as the array "pixels" (150 kB each at 224 x 224), and their rows in `images`."""
 
-    def compute(paths: Sequence[Path]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-        batch, unreadable = read_pixel_batch(paths, preprocess, workers=workers)
+    def compute(files: Sequence[ImageFile]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+        batch, unreadable = read_pixel_batch(files, preprocess, workers=workers)
         return {"pixels": batch.numpy()}, unreadable
 
     folder = cache / f"pixels-{preprocess.image_size}-{preprocess.resize_mode}"

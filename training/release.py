@@ -4,9 +4,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.checkpoint import CARD_FILE
+from models.checkpoint import CARD_FILE, read_manifest
 from models.generation import GenerationOptions
 from training.config import Places, ReleaseConfig
+from training.disk import new_folder
 from training.evaluate import evaluate_checkpoint, read_evaluation_photos
 from training.report import Report
 
@@ -27,7 +28,14 @@ CARD_FIGURES = {
 
 
 def run_release(config: ReleaseConfig, places: Places) -> Path:
-    """Writes a copy of the last checkpoint whose card has the figures of all; returns its folder."""
+    """Writes a copy of the last checkpoint whose card has the figures of all; returns its folder.
+
+    Raises:
+        CheckpointError: one of them is missing or damaged; found before the first is measured.
+        WriteError: no space; an older release is untouched.
+    """
+    for checkpoint in config.checkpoints:
+        read_manifest(places.run(checkpoint))
     options = GenerationOptions(
         strategy="beam" if config.num_beams > 1 else "greedy", num_beams=config.num_beams
     )
@@ -39,9 +47,9 @@ def run_release(config: ReleaseConfig, places: Places) -> Path:
     for report in reports:
         report.write(places.out / f"{report.stage}.json")
     folder = places.out / "model"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(places.run(config.checkpoints[-1]), folder)
-    (folder / CARD_FILE).write_text(model_card(config, reports, num_bytes=_size_of(folder)))
+    with new_folder(folder) as scratch:
+        shutil.copytree(places.run(config.checkpoints[-1]), scratch, dirs_exist_ok=True)
+        (scratch / CARD_FILE).write_text(model_card(config, reports, num_bytes=_size_of(scratch)))
     return folder
 
 

@@ -1,15 +1,17 @@
-"""Captions sampled with a gradient to the decoder: straight-through Gumbel-Softmax (arXiv 1611.01144)."""
+"""Sampled captions with the decoder's logits, and their straight-through Gumbel-Softmax relaxation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from models.decoder import CaptionDecoder
-from models.generation import SpecialTokens
+from training.sampling import Sampler
 
 
 @dataclass(frozen=True)
@@ -17,117 +19,123 @@ class Rollout:
     """Sampled captions, those of one image next to each other.
 
     Args:
-        one_hot: in value exactly that of `token_ids`, zero after the end; in gradient the relaxation.
         token_ids: words, end-of-text, padding; a caption cut at the limit has no end-of-text.
-        logits: the decoder's, with gradient, at each position of the sampled captions.
-        is_word: True up to and with end-of-text.
+        is_token: True up to and with end-of-text.
+        logits: the decoder's, with gradient: one row for each True of `is_token`, in its order. Padding, a
+            third of the rectangle on captions of 13 tokens cut at 20, costs nothing.
     """
 
-    one_hot: Float[Tensor, "captions length vocab"]
     token_ids: Int[Tensor, "captions length"]
-    logits: Float[Tensor, "captions length vocab"]
-    is_word: Bool[Tensor, "captions length"]
+    is_token: Bool[Tensor, "captions length"]
+    logits: Float[Tensor, "tokens vocab"]
+
+    @property
+    def targets(self) -> Int[Tensor, "tokens"]:
+        """The token that was sampled from each row of `logits`."""
+        return self.token_ids[self.is_token]
 
     @property
     def lengths(self) -> Int[Tensor, "captions"]:
         """Tokens of each caption, end-of-text included."""
-        return self.is_word.sum(dim=1)
+        return self.is_token.sum(dim=1)
+
+    def spread(self, values: Float[Tensor, "tokens *rest"]) -> Float[Tensor, "captions length *rest"]:
+        """What belongs to tokens as a rectangle of captions, 0 at the padding."""
+        rectangle = values.new_zeros(*self.token_ids.shape, *values.shape[1:])
+        return rectangle.index_put((self.is_token,), values)
+
+
+def teacher_forced(
+    decoder: CaptionDecoder,
+    prefix: Float[Tensor, "images prefix width"],
+    token_ids: Int[Tensor, "captions length"],
+) -> Rollout:
+    """The rollout of given captions, all positions in one pass; no gradient from a token to later ones."""
+    is_token = token_ids != decoder.config.vocab_size
+    logits = decoder(prefix, token_ids, captions_per_image=len(token_ids) // len(prefix), wanted=is_token)
+    return Rollout(token_ids, is_token, logits)
 
 
 @dataclass(frozen=True)
-class Sampler:
-    """How captions are sampled.
+class Relaxation:
+    """Sampled tokens as a softmax of (logits + Gumbel noise) / tau, through which a gradient can flow.
 
     Args:
-        samples: captions for each image.
-        max_tokens: longest caption, end-of-text included.
-        gumbel_tau: relaxation temperature; it shapes the gradient, never the samples.
+        logits: what the tokens were sampled from, with gradient.
+        soft: the softmax, without; rows of zeros pass nothing on.
+        tau: what the logits were divided by in all.
     """
 
-    tokens: SpecialTokens
-    pad_id: int
-    samples: int
-    max_tokens: int
-    gumbel_tau: float
+    logits: Float[Tensor, "rows vocab"]
+    soft: Float[Tensor, "rows vocab"]
+    tau: float
 
-    def recurrent(
-        self,
-        decoder: CaptionDecoder,
-        prefix: Float[Tensor, "images prefix width"],
-        generator: torch.Generator,
-    ) -> Rollout:
-        """The gradient also flows from each token to those before it, through the decoder's inputs."""
-        steps: list[tuple[Tensor, Tensor, Tensor]] = []
-        logits, continuation = decoder.begin(prefix, captions_per_image=self.samples)
-        alive = torch.ones(len(logits), dtype=torch.bool, device=prefix.device)
-        while True:
-            noise = gumbel_noise(logits, generator)
-            token_ids, alive = self._choose(logits, noise, alive)
-            one_hot = self._straight_through(logits, noise, token_ids)
-            steps.append((one_hot, token_ids, logits))
-            if len(steps) == self.max_tokens or not alive.any():
-                break
-            embeddings = one_hot @ decoder.token_embedding.weight[: decoder.config.vocab_size]
-            logits, continuation = decoder.advance(embeddings, continuation)
-        one_hots, ids, all_logits = (torch.stack(column, dim=1) for column in zip(*steps, strict=True))
-        return Rollout(one_hots, ids, all_logits, ids != self.pad_id)
+    def lookup(self, table: Float[Tensor, "vocab table"]) -> Float[Tensor, "rows table"]:
+        """`soft @ table` in gradient and zero in value.
 
-    def parallel(
-        self,
-        decoder: CaptionDecoder,
-        prefix: Float[Tensor, "images prefix width"],
-        generator: torch.Generator,
-    ) -> Rollout:
-        """Samples without gradient, then one teacher-forced pass; a token's effect on later ones has none."""
-        token_ids, noise = self._sample(decoder, prefix, generator)
-        logits = decoder(prefix, token_ids, captions_per_image=self.samples)
-        one_hot = self._straight_through(logits, noise, token_ids)
-        return Rollout(one_hot, token_ids, logits, token_ids != self.pad_id)
-
-    @torch.no_grad()
-    def _sample(
-        self, decoder: CaptionDecoder, prefix: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        ids, noises = [], []
-        logits, continuation = decoder.begin(prefix, captions_per_image=self.samples)
-        alive = torch.ones(len(logits), dtype=torch.bool, device=prefix.device)
-        while True:
-            noises.append(gumbel_noise(logits, generator))
-            token_ids, alive = self._choose(logits, noises[-1], alive)
-            ids.append(token_ids)
-            if len(ids) == self.max_tokens or not alive.any():
-                return torch.stack(ids, dim=1), torch.stack(noises, dim=1)
-            logits, continuation = decoder.advance(decoder.token_embedding(token_ids), continuation)
-
-    def _choose(self, logits: Tensor, noise: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
-        """The next token of each caption, padding where it has ended, and which captions go on."""
-        token_ids = (self._allowed(logits) + noise).argmax(dim=-1)
-        token_ids = torch.where(alive, token_ids, self.pad_id)
-        return token_ids, alive & (token_ids != self.tokens.eos_id)
-
-    def _straight_through(self, logits: Tensor, noise: Tensor, token_ids: Tensor) -> Tensor:
-        """One-hot rows of the words and the end, nothing for padding; words alone carry a gradient.
-
-        CLIP pools at the end's row, so a linear estimate of another word in the end's place is wrong there.
-        Cosine to a long REINFORCE estimate with and without it: -0.7 and +0.5 on a tiny model that ends
-        anywhere; 0.83 both ways on the default model, whose end is certain after a full stop.
+        Added to a plain lookup of the tokens it is the straight-through estimate (arXiv 1611.01144), without
+        one-hot rows, a product over the vocabulary forward, or a graph of the softmax.
         """
-        soft = ((self._allowed(logits) + noise) / self.gumbel_tau).softmax(dim=-1)
-        is_token = (token_ids != self.pad_id).unsqueeze(-1)
-        chosen = token_ids.clamp(max=logits.shape[-1] - 1).unsqueeze(-1)
-        hard = torch.zeros_like(soft).scatter_(-1, chosen, 1.0) * is_token
-        is_word = is_token & (token_ids != self.tokens.eos_id).unsqueeze(-1)
-        return hard + (soft - soft.detach()) * is_word
-
-    def _allowed(self, logits: Tensor) -> Tensor:
-        banned = torch.tensor(self.tokens.never_generated, dtype=torch.long, device=logits.device)
-        return logits.float().index_fill(-1, banned, -torch.inf)
+        rows: Tensor = _SoftLookup.apply(self.logits, self.soft, table, self.tau)
+        return rows
 
 
-def gumbel_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise in float32; the argmax of logits plus this is a sample of their softmax."""
-    exponential = torch.empty(like.shape, dtype=torch.float32, device=generator.device)
-    return -exponential.exponential_(generator=generator).clamp_(min=1e-20).log_().to(like.device)
+def relax(
+    logits: Float[Tensor, "rows vocab"],
+    token_ids: Int[Tensor, "rows"],
+    sampler: Sampler,
+    *,
+    tau: float,
+    generator: torch.Generator,
+) -> Relaxation:
+    """The relaxation of tokens that were sampled from their logits; words alone pass a gradient on.
+
+    CLIP pools at the end's row, so a linear estimate of another word in the end's place is wrong there.
+    """
+    policy = sampler.policy_logits(logits.detach())
+    chosen = token_ids.clamp(max=logits.shape[-1] - 1)
+    soft = gumbel_softmax_given(policy, chosen, tau=tau, generator=generator)
+    is_word = (token_ids != sampler.tokens.eos_id) & (token_ids != sampler.pad_id)
+    return Relaxation(logits, soft.mul_(is_word.unsqueeze(1)), tau * sampler.temperature)
+
+
+@torch.no_grad()
+def gumbel_softmax_given(
+    logits: Float[Tensor, "rows vocab"],
+    token_ids: Int[Tensor, "rows"],
+    *,
+    tau: float,
+    generator: torch.Generator,
+) -> Float[Tensor, "rows vocab"]:
+    """Samples of the Gumbel-Softmax distribution, given that `token_ids` are where its rows are largest.
+
+    Drawing the token first and the noise after (arXiv 2010.04838) gives the same pairs as drawing the noise
+    first, so that tokens can come from the cached decoder and noise is needed in the gradient's pass only.
+    """
+    source = _generator_on(logits.device, generator)
+    waits = torch.empty_like(logits).exponential_(generator=source).clamp_(min=1e-20).log_()
+    first = waits.gather(1, token_ids.unsqueeze(1))  # the winner's log waiting time, as if all rates were one
+    others = torch.logaddexp(waits.sub_(logits.log_softmax(dim=-1)), first)
+    perturbed = others.scatter_(1, token_ids.unsqueeze(1), first).neg_()
+    return perturbed.div_(tau).softmax(dim=-1)
+
+
+class _SoftLookup(Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, soft: Tensor, table: Tensor, tau: float) -> Tensor:
+        device = logits.device.type
+        is_autocast = torch.is_autocast_enabled(device)
+        ctx.dtype = torch.get_autocast_dtype(device) if is_autocast else table.dtype
+        ctx.tau = tau
+        ctx.save_for_backward(soft, table)
+        return table.new_zeros(len(logits), table.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        soft, table = ctx.saved_tensors
+        pull = (gradients[0].to(ctx.dtype) @ table.to(ctx.dtype).T).float()
+        mean = torch.linalg.vecdot(soft, pull).unsqueeze(1)
+        return pull.sub_(mean).mul_(soft).div_(ctx.tau), None, None, None
 
 
 @contextmanager
@@ -139,3 +147,11 @@ def without_dropout(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(was_training)
+
+
+def _generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """The generator itself, or one on the device that depends on it: noise for a vocabulary is not moved."""
+    if generator.device.type == device.type:
+        return generator
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)

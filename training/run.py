@@ -8,21 +8,26 @@ from typing import Any
 
 from rich.console import Console
 
+from training import distributed
 from training.config import (
     STAGES,
-    ContrastiveConfig,
+    JointConfig,
     Places,
     ReleaseConfig,
     StageConfig,
     SupervisedConfig,
+    TextConfig,
     TokenizerConfig,
     UnsupervisedConfig,
 )
-from training.contrastive import build_contrastive
-from training.data import Problems, read_captioned_folders, read_texts
-from training.loop import train
+from training.data import Problems, read_texts
+from training.disk import replace_text
+from training.dry_run import DryRun, dry_run
+from training.joint import run_joint
 from training.release import run_release
+from training.sources import read_captioned_sources
 from training.supervised import run_supervised
+from training.text import run_text
 from training.toml_reader import TrainingConfigError, config_from, read_toml
 from training.unsupervised import run_unsupervised
 from training.vocabulary import learn_merges, write_merges
@@ -43,7 +48,11 @@ def read_step(
     if name not in STAGES or expected not in (None, name):
         wanted = repr(expected) if expected else " or ".join(map(repr, STAGES))
         raise TrainingConfigError(str(path), [f"stage is {name!r}; it must be {wanted}"])
-    return name, config_from(STAGES[name], values, source=str(path))
+    config = config_from(STAGES[name], values, source=str(path))
+    missing = [key for key in _required_sources(config) if not getattr(config.data, key)]  # type: ignore[union-attr]
+    if missing:
+        raise TrainingConfigError(str(path), [f"data.{key} names nothing to learn from" for key in missing])
+    return name, config
 
 
 def run_step(config: StageConfig, places: Places, *, resume: bool) -> Path:
@@ -51,15 +60,16 @@ def run_step(config: StageConfig, places: Places, *, resume: bool) -> Path:
     places.out.mkdir(parents=True, exist_ok=True)
     runners: dict[type[Any], Callable[[Any, Places, bool, Problems], Path]] = {
         TokenizerConfig: _run_tokenizer,
-        ContrastiveConfig: _run_contrastive,
+        TextConfig: _run_text,
+        JointConfig: _run_joint,
         SupervisedConfig: _run_supervised,
         UnsupervisedConfig: _run_unsupervised,
         ReleaseConfig: _run_release,
     }
     problems = Problems()
     result = runners[type(config)](config, places, resume, problems)
-    summary = {"result": result.name, "config": asdict(config)}
-    (places.out / FINISHED).write_text(json.dumps(summary, indent=1) + "\n")
+    summary = json.dumps({"result": result.name, "config": asdict(config)}, indent=1)
+    distributed.by_first_rank(lambda: replace_text(places.out / FINISHED, summary + "\n"))
     return result
 
 
@@ -68,13 +78,8 @@ def run_recipe(folder: Path, *, data: Path, out: Path) -> list[Path]:
 
     Each step writes to `out/<name of its file>`, where later steps find its result.
     """
-    files = sorted(folder.glob("*.toml"))
-    if not files:
-        raise TrainingConfigError(str(folder), ["has no .toml file"])
-    # All of them are read first: a mistake in the last step must not wait for hours of training.
-    steps = [(file.stem, read_step(file)[1]) for file in files]
     results = []
-    for name, config in steps:
+    for name, config in _read_recipe(folder):
         places = Places(data, out / name)
         if (places.out / FINISHED).is_file():
             summary = json.loads((places.out / FINISHED).read_text())
@@ -85,10 +90,43 @@ def run_recipe(folder: Path, *, data: Path, out: Path) -> list[Path]:
     return results
 
 
+def dry_run_recipe(folder: Path, *, data: Path, out: Path) -> list[DryRun]:
+    """What each step of a recipe would meet; an earlier step's result need not exist yet."""
+    steps = _read_recipe(folder)
+    names = [name for name, _ in steps]
+    return [
+        dry_run(name, config, Places(data, out / name), earlier=names[:place])
+        for place, (name, config) in enumerate(steps)
+    ]
+
+
+def _read_recipe(folder: Path) -> list[tuple[str, StageConfig]]:
+    """All steps: a mistake in the last one must not wait for hours of training."""
+    files = sorted(folder.glob("*.toml"))
+    if not files:
+        raise TrainingConfigError(str(folder), ["has no .toml file"])
+    return [(file.stem, read_step(file)[1]) for file in files]
+
+
+def _required_sources(config: StageConfig) -> Sequence[str]:
+    sources: dict[type[Any], Sequence[str]] = {
+        TextConfig: ("text",),
+        JointConfig: ("labelled",),
+        SupervisedConfig: ("labelled",),
+        UnsupervisedConfig: ("unlabelled",),
+    }
+    return sources.get(type(config), ())
+
+
 def _run_tokenizer(config: TokenizerConfig, places: Places, resume: bool, problems: Problems) -> Path:
-    captions = read_texts([places.data / file for file in config.data.text], problems)
+    distributed.start("auto")
+    return distributed.by_first_rank(lambda: _learn_vocabulary(config, places, problems))
+
+
+def _learn_vocabulary(config: TokenizerConfig, places: Places, problems: Problems) -> Path:
+    captions = list(read_texts([places.data / file for file in config.data.text], problems).texts)
     if config.data.labelled:
-        labelled = read_captioned_folders([places.data / folder for folder in config.data.labelled], problems)
+        labelled = read_captioned_sources([places.data / folder for folder in config.data.labelled], problems)
         captions += [caption for group in labelled.captions for caption in group]
     problems.report(places.out)
     merges = learn_merges(captions, num_merges=config.num_merges, min_count=config.min_count)
@@ -96,10 +134,12 @@ def _run_tokenizer(config: TokenizerConfig, places: Places, resume: bool, proble
     return places.out / MERGES
 
 
-def _run_contrastive(config: ContrastiveConfig, places: Places, resume: bool, problems: Problems) -> Path:
-    stage = build_contrastive(config, places, problems)
-    problems.report(places.out)
-    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume).folder
+def _run_text(config: TextConfig, places: Places, resume: bool, problems: Problems) -> Path:
+    return run_text(config, places, problems, resume=resume).folder
+
+
+def _run_joint(config: JointConfig, places: Places, resume: bool, problems: Problems) -> Path:
+    return run_joint(config, places, problems, resume=resume).folder
 
 
 def _run_supervised(config: SupervisedConfig, places: Places, resume: bool, problems: Problems) -> Path:
@@ -111,4 +151,5 @@ def _run_unsupervised(config: UnsupervisedConfig, places: Places, resume: bool, 
 
 
 def _run_release(config: ReleaseConfig, places: Places, resume: bool, problems: Problems) -> Path:
-    return run_release(config, places)
+    distributed.start("auto")
+    return distributed.by_first_rank(lambda: run_release(config, places))

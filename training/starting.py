@@ -1,7 +1,8 @@
 """Where a captioning stage starts from and what its result says of itself."""
 
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,8 +11,14 @@ from models.captioner import Captioner
 from models.checkpoint import CLIP_FOLDER, Provenance, load_captioner, read_manifest, save_captioner
 from models.clip import LOCAL_CONFIG, LOCAL_PREFIX, ClipEncoder
 from models.config import CaptionerConfig, ClipConfig, DecoderConfig
+from models.gpt2 import load_gpt2
+from models.lora import add_adapters
 from models.tokenizer import CaptionTokenizer, ClipVocabulary, Gpt2Vocabulary
-from training.config import CaptionerShape, DataConfig, Places
+from training.config import CaptionerShape, DataConfig, Places, SupervisedConfig, UnsupervisedConfig
+from training.optim import freeze
+from training.order import generator_at
+from training.toml_reader import TrainingConfigError
+from training.towers import save_towers
 
 
 @dataclass(frozen=True)
@@ -50,19 +57,46 @@ class Origin:
         )
 
 
-def from_checkpoint(folder: Path) -> Origin:
+def check_clip_can_be_saved(origin: Origin) -> None:
+    """Raises TrainingConfigError when a CLIP from the hub would learn: checkpoints only name it."""
+    is_learning = any(parameter.requires_grad for parameter in origin.captioner.clip.parameters())
+    if is_learning and origin.clip_folder is None:
+        raise TrainingConfigError(
+            "frozen", [f'{origin.captioner.clip.name} is from the hub and would learn; add "clip."']
+        )
+
+
+def write_with_clip(
+    origin: Origin,
+    folder: Path,
+    *,
+    stage: str,
+    step: int,
+    dtype: str,
+    data: DataConfig,
+    figures: Mapping[str, float],
+) -> None:
+    """As `Origin.write_checkpoint`, with the CLIP towers as they are now instead of where they started."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if origin.clip_folder is not None:
+            towers = save_towers(origin.captioner.clip, origin.clip_folder, Path(scratch))
+            origin = replace(origin, clip_folder=towers)
+        origin.write_checkpoint(folder, stage=stage, step=step, dtype=dtype, data=data, figures=figures)
+
+
+def from_checkpoint(folder: Path, *, device: torch.device) -> Origin:
     """The captioner of a checkpoint of any stage."""
     manifest = read_manifest(folder)
     clip_folder = folder / CLIP_FOLDER
     return Origin(
-        captioner=load_captioner(folder),
+        captioner=load_captioner(folder, device=device),
         name=manifest.name,
         parent=manifest.version,
         clip_folder=clip_folder if (clip_folder / LOCAL_CONFIG).is_file() else None,
     )
 
 
-def from_shape(shape: CaptionerShape, places: Places, *, seed: int) -> Origin:
+def from_shape(shape: CaptionerShape, places: Places, *, seed: int, device: torch.device) -> Origin:
     """A new captioner around a CLIP that another step made, or one that open_clip knows by name."""
     folder = places.run(shape.clip)
     is_local = bool(shape.clip) and folder.is_dir()
@@ -91,8 +125,24 @@ def from_shape(shape: CaptionerShape, places: Places, *, seed: int) -> Origin:
     if shape.decoder.pretrained is not None:
         from transformers import GPT2LMHeadModel  # seconds of import that other decoders need not wait for
 
-        captioner.decoder.load_gpt2(GPT2LMHeadModel.from_pretrained(shape.decoder.pretrained))
-    return Origin(captioner, shape.name, parent=None, clip_folder=folder if is_local else None)
+        load_gpt2(captioner.decoder, GPT2LMHeadModel.from_pretrained(shape.decoder.pretrained))
+    return Origin(captioner.to(device), shape.name, parent=None, clip_folder=folder if is_local else None)
+
+
+def choose_what_learns(captioner: Captioner, config: SupervisedConfig | UnsupervisedConfig) -> None:
+    """Mapping and decoder learn but for what is frozen; with [lora], adapters do for the decoder."""
+    captioner.set_trainable(("mapping", "decoder"))
+    freeze(captioner, config.frozen)
+    if config.lora.rank:
+        add_adapters(
+            captioner.decoder,
+            targets=config.lora.targets,
+            rank=config.lora.rank,
+            alpha=config.lora.alpha,
+            generator=generator_at(0, seed=config.loop.seed),
+        )
+    if config.activation_checkpointing:
+        captioner.decoder.recompute_activations()
 
 
 def _tokenizer(shape: CaptionerShape, clip: ClipEncoder, places: Places) -> CaptionTokenizer:

@@ -1,8 +1,6 @@
 """What a run needs to go on: weights, moments and counters, written whole or not at all, without pickles."""
 
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from training.disk import clear_leftovers, drop_folder, new_folder, replace_text
 from training.optim import WeightAverage
 
 TENSORS, COUNTERS = "state.safetensors", "state.json"
@@ -49,24 +48,22 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     average: WeightAverage | None,
 ) -> Path:
-    """Writes a state below `folder` and drops the oldest; a kill at any moment leaves a whole one."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes a state below `folder` and drops the oldest; a kill at any moment leaves a whole one.
+
+    Raises:
+        WriteError: no space; the older states are untouched.
+    """
+    clear_leftovers(folder)
     final = folder / f"step-{counters.step:08d}"
-    scratch = folder / f".writing-{final.name}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    try:
+    written = json.dumps(asdict(counters), indent=1) + "\n"
+    if final.is_dir():  # nothing has moved since: what the last evaluation added is in the counters
+        replace_text(final / COUNTERS, written)
+        return final
+    with new_folder(final) as scratch:
         save_file(_tensors(module, optimizer, average), scratch / TENSORS)
-        (scratch / COUNTERS).write_text(json.dumps(asdict(counters), indent=1) + "\n")
-        for file in (scratch / TENSORS, scratch / COUNTERS, scratch):
-            _flush(file)
-        shutil.rmtree(final, ignore_errors=True)
-        scratch.rename(final)
-        _flush(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        (scratch / COUNTERS).write_text(written)
     for old in states(folder)[:-KEPT_STATES]:
-        shutil.rmtree(old)
+        drop_folder(old)
     return final
 
 
@@ -124,7 +121,14 @@ def _restore_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor])
     for name, parameter in _named(optimizer):
         for key in _MOMENTS:
             if f"{key}.{name}" in saved:
-                optimizer.state[parameter][key] = saved[f"{key}.{name}"].to(parameter.device).clone()
+                optimizer.state[parameter][key] = _in_layout_of(parameter, saved[f"{key}.{name}"])
+
+
+def _in_layout_of(parameter: nn.Parameter, saved: Tensor) -> Tensor:
+    """A copy with the parameter's strides: fused AdamW walks memory; convolutions may be channels-last."""
+    if saved.shape != parameter.shape:  # the step count
+        return saved.clone()
+    return torch.empty_like(parameter, dtype=saved.dtype).copy_(saved)
 
 
 def _named(optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
@@ -135,11 +139,3 @@ def _named(optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
 
 def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: value for name, value in module.named_parameters() if value.requires_grad}
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,31 +8,29 @@ import torch
 from torch import Tensor
 
 from models.captioner import Captioner
-from models.clip import ImageFeatures
+from models.image_features import ImageFeatures
+from training import distributed
 from training.config import Places, UnsupervisedConfig
-from training.data import Problems, read_image_folders, sample_rows
+from training.data import Problems, sample_rows
+from training.estimators import Estimate, build_estimator
 from training.features import FeatureStore, cached_features
-from training.labelled import CaptionPairs, read_pairs
+from training.labelled import CaptionPairs, captions_loss, read_pairs
 from training.loop import Losses, TrainingResult, train
-from training.losses import (
-    caption_cross_entropy,
-    clip_similarity_loss,
-    kl_to_reference,
-    length_excess,
-    retrieval_loss,
-)
-from training.optim import freeze
-from training.rollout import Rollout, Sampler, without_dropout
-from training.starting import Origin, from_checkpoint
+from training.losses import kl_to_reference, length_excess, repetition
+from training.rewards import ClipRewards
+from training.rollout import Rollout, without_dropout
+from training.sampling import Sampler
+from training.sources import read_image_sources
+from training.starting import Origin, choose_what_learns, from_checkpoint
 from training.toml_reader import TrainingConfigError
-from training.validation import Validation, read_validation
+from training.validation import Validation, check_best_by, read_validation
 
 
 class UnsupervisedStage:
-    """Minus the CLIP similarity of sampled captions (arXiv 2306.15111), and what keeps them English.
+    """Rewards of sampled captions under CLIP (arXiv 2306.15111), and what keeps the captions English.
 
     The similarity alone destroys language (CIDEr 125 to 11, Kornblith et al., ICCV 2023), so the decoder is
-    held near its start by KL, to labelled pairs by replayed cross-entropy, and to a length.
+    held near its start by KL, to labelled pairs by replayed cross-entropy, to a length, and off repetition.
     """
 
     name = "unsupervised"
@@ -51,21 +49,19 @@ class UnsupervisedStage:
         self._origin, self._config = origin, config
         self._images, self._pairs, self._validation = images, pairs, validation
         self._figures: dict[str, float] = {}
-        origin.captioner.set_trainable(("mapping", "decoder"))
         self._reference = _frozen_copy(origin.captioner)
-        freeze(origin.captioner, config.frozen)
+        choose_what_learns(origin.captioner, config)
 
     def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
         features = self._images.batch(rows, generator=generator).to(self.module.device)
         with without_dropout(self.module):
-            rollout = self._roll_out(features, done=done, generator=generator)
-            parts = self._rewards(features, rollout)
-        parts |= self._restraints(features, rollout)
+            estimate = self._estimate(features, done=done, generator=generator)
+        parts = estimate.losses | self._restraints(features, estimate.rollout)
         if self._pairs is not None and self._config.reward.replay > 0:
             parts["replay"] = self._replay(self._pairs, generator)
         weights = vars(self._config.reward)
         total = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
-        return Losses(total, {**parts, "tokens": rollout.lengths.float().mean()})
+        return Losses(total, {**parts, "tokens": estimate.rollout.lengths.float().mean()})
 
     def evaluate(self) -> dict[str, float]:
         self._figures = self._validation.figures(self.module) if self._validation else {}
@@ -84,60 +80,62 @@ class UnsupervisedStage:
             figures=self._figures,
         )
 
-    def _roll_out(self, features: ImageFeatures, *, done: float, generator: torch.Generator) -> Rollout:
-        settings, tokenizer = self._config.rollout, self.module.tokenizer
-        sampler = Sampler(
-            tokens=tokenizer,
-            pad_id=tokenizer.pad_id,
-            samples=settings.samples,
-            max_tokens=settings.max_tokens,
-            gumbel_tau=settings.gumbel_tau + done * (settings.final_gumbel_tau - settings.gumbel_tau),
-        )
-        roll_out = {"gumbel-parallel": sampler.parallel, "gumbel-recurrent": sampler.recurrent}
-        return roll_out[settings.estimator](self.module.decoder, self.module.prefix(features), generator)
-
-    def _rewards(self, features: ImageFeatures, rollout: Rollout) -> dict[str, Tensor]:
-        reward, samples = self._config.reward, self._config.rollout.samples
-        texts = self.module.encode_soft_captions(rollout.one_hot, rollout.token_ids)
-        images = features.embedding.repeat_interleave(samples, dim=0)
-        parts = {"similarity": clip_similarity_loss(images, texts)}
-        if reward.contrastive > 0:
-            parts["contrastive"] = retrieval_loss(
-                features.embedding, texts, temperature=reward.contrastive_temperature
-            )
-        return parts
+    def _estimate(self, features: ImageFeatures, *, done: float, generator: torch.Generator) -> Estimate:
+        reward, settings, tokenizer = self._config.reward, self._config.rollout, self.module.tokenizer
+        names = ("similarity", "contrastive") if reward.contrastive > 0 else ("similarity",)
+        rewards = ClipRewards(self.module, features.embedding, names, reward.contrastive_temperature)
+        sampler = Sampler(tokenizer, tokenizer.pad_id, settings.max_tokens, settings.temperature)
+        estimator = build_estimator(settings, sampler, done=done)
+        return estimator(self.module.decoder, self.module.prefix(features), rewards, generator)
 
     def _restraints(self, features: ImageFeatures, rollout: Rollout) -> dict[str, Tensor]:
         reward, parts = self._config.reward, {}
-        is_word = rollout.is_word.float()
         if reward.kl > 0:
-            with torch.no_grad():
-                samples = self._config.rollout.samples
-                expected = self._reference(features, rollout.token_ids, captions_per_image=samples)
-            parts["kl"] = kl_to_reference(rollout.logits, expected, is_word)
+            parts["kl"] = kl_to_reference(rollout.logits, self._reference_logits(features, rollout))
         if reward.length > 0:
-            ends = rollout.logits.float().softmax(dim=-1)[..., self.module.tokenizer.eos_id]
-            parts["length"] = length_excess(ends, is_word, target=reward.target_length)
+            ends = rollout.logits.float().softmax(dim=-1)[:, self.module.tokenizer.eos_id]
+            parts["length"] = length_excess(
+                rollout.spread(ends), rollout.is_token, target=reward.target_length
+            )
+        if reward.repetition > 0:
+            parts["repetition"] = repetition(rollout.logits, rollout.token_ids, rollout.is_token)
         return parts
 
-    def _replay(self, pairs: CaptionPairs, generator: torch.Generator) -> Tensor:
-        count, pad_id = self._config.captions_per_image, self.module.tokenizer.pad_id
-        rows = torch.randint(len(pairs), (self._config.replay_images,), generator=generator).numpy()
-        token_ids = pairs.draw(rows, count=count, pad_id=pad_id, generator=generator).to(self.module.device)
-        features = pairs.features.batch(rows, generator=generator).to(self.module.device)
-        logits = self.module(features, token_ids, captions_per_image=count)
-        return caption_cross_entropy(
-            logits, token_ids, pad_id=pad_id, label_smoothing=self._config.label_smoothing
+    @torch.no_grad()
+    def _reference_logits(self, features: ImageFeatures, rollout: Rollout) -> Tensor:
+        samples = self._config.rollout.samples
+        logits: Tensor = self._reference(
+            features, rollout.token_ids, captions_per_image=samples, wanted=rollout.is_token
         )
+        return logits
+
+    def _replay(self, pairs: CaptionPairs, generator: torch.Generator) -> Tensor:
+        count = distributed.own_count(self._config.replay_images)
+        rows = torch.randint(len(pairs), (count,), generator=generator).numpy()
+        captions = pairs.draw(rows, count=self._config.captions_per_image, generator=generator)
+        features = pairs.features.batch(rows, generator=generator).to(self.module.device)
+        return captions_loss(self.module, features, captions, label_smoothing=self._config.label_smoothing)
 
 
 def run_unsupervised(
     config: UnsupervisedConfig, places: Places, problems: Problems, *, resume: bool
 ) -> TrainingResult:
     """Stage 2 from its configuration to its checkpoint."""
-    origin = from_checkpoint(places.run(config.init))
+    check_best_by(config.loop.best_by, config.data, config.evaluation)
+    device = distributed.start(config.loop.device)
+    with distributed.first_rank_first():
+        stage = build_unsupervised(config, places, problems, device=device)
+        problems.report(places.out)
+    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+
+
+def build_unsupervised(
+    config: UnsupervisedConfig, places: Places, problems: Problems, *, device: torch.device
+) -> UnsupervisedStage:
+    """The stage with its starting checkpoint and its photos read."""
+    origin = from_checkpoint(places.run(config.init), device=device)
     _check_context(config, origin.captioner)
-    images = read_image_folders([places.data / folder for folder in config.data.unlabelled], problems)
+    images = read_image_sources([places.data / folder for folder in config.data.unlabelled], problems)
     images = images.select(
         sample_rows(len(images), count=config.data.max_unlabelled, seed=config.data.split_seed)
     )
@@ -146,6 +144,7 @@ def run_unsupervised(
         origin.captioner.clip,
         views=config.data.views,
         with_grid=origin.captioner.config.mapping.kind == "grid",
+        with_norm=origin.captioner.config.mapping.embedding == "raw",
         cache=places.cache,
         workers=config.data.workers,
         problems=problems,
@@ -153,9 +152,7 @@ def run_unsupervised(
     has_replay = config.data.labelled and config.reward.replay > 0
     pairs = read_pairs(origin.captioner, config.data, places, problems) if has_replay else None
     validation = read_validation(origin.captioner, config.data, config.evaluation, places, problems)
-    problems.report(places.out)
-    stage = UnsupervisedStage(origin, config, images=features, pairs=pairs, validation=validation)
-    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+    return UnsupervisedStage(origin, config, images=features, pairs=pairs, validation=validation)
 
 
 def _frozen_copy(captioner: Captioner) -> Captioner:

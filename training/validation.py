@@ -5,7 +5,7 @@ import numpy as np
 from models.captioner import Captioner
 from models.generation import GenerationOptions
 from training.config import DataConfig, EvaluationConfig, Places
-from training.data import CaptionedImages, Problems, read_captioned_folders
+from training.data import CaptionedImages, Problems
 from training.evaluate import (
     SecondOpinion,
     evaluation_features,
@@ -14,6 +14,8 @@ from training.evaluate import (
     write_captions,
 )
 from training.features import FeatureStore
+from training.sources import read_captioned_sources
+from training.toml_reader import TrainingConfigError
 
 SHOWN_CAPTIONS = 4
 
@@ -64,18 +66,29 @@ def read_validation(
     """The validation images of a configuration, None without any."""
     if not data.validation:
         return None
-    captioned = read_captioned_folders([places.data / data.validation], problems)
+    captioned = read_captioned_sources([places.data / data.validation], problems)
     limit = min(count for count in (len(captioned), data.max_validation, config.max_images) if count)
     captioned = captioned.select(range(limit))
     features, readable = evaluation_features(
         captioned.images,
         captioner.clip,
         with_grid=captioner.config.mapping.kind == "grid",
+        with_norm=captioner.config.mapping.embedding == "raw",
         cache=places.cache,
         problems=problems,
     )
     captioned = captioned.select(readable)
     second = None
     if config.second_scorer:
-        second = read_second_opinion(places.run(config.second_scorer), captioned, places.cache)
+        second = read_second_opinion(
+            places.run(config.second_scorer), captioned, places.cache, device=captioner.device
+        )
     return Validation(captioned, features, config, second=second)
+
+
+def check_best_by(best_by: str, data: DataConfig, config: EvaluationConfig) -> None:
+    """Raises TrainingConfigError for a figure that this configuration cannot measure."""
+    if best_by and not data.validation:
+        raise TrainingConfigError("loop.best_by", [f"is {best_by!r}, which needs data.validation"])
+    if best_by.startswith("second_") and not config.second_scorer:
+        raise TrainingConfigError("loop.best_by", [f"is {best_by!r}, which needs evaluation.second_scorer"])

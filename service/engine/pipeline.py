@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.captioner import Captioner
-from models.clip import ImageFeatures
 from models.decoding import Decoded, DecodingBatch
+from models.image_features import ImageFeatures
 from service.engine.errors import CaptioningError
 from service.engine.observer import EngineObserver, Stage
 from service.engine.results import ImageCaptions, StageTimings
@@ -124,7 +124,8 @@ class Pipeline:
         images = torch.stack([work.image for work in works]).to(self._captioner.device)
         if works[0].has_pixels:
             return self._captioner.encode_image(self._captioner.clip.preprocess.normalize(images))
-        return ImageFeatures(torch.nn.functional.normalize(images.float(), dim=-1))
+        unit = torch.nn.functional.normalize(images.float(), dim=-1)
+        return ImageFeatures(unit, norm=images.float().norm(dim=-1))
 
     def _prefix(self, works: Sequence[Work], features: ImageFeatures) -> Float[Tensor, "images prefix width"]:
         for work, embedding in zip(works, features.embedding, strict=True):

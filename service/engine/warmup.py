@@ -3,7 +3,7 @@
 import torch
 
 from models.captioner import Captioner
-from models.decoding import decode
+from models.decode import decode
 from models.generation import GenerationOptions
 
 

@@ -27,7 +27,9 @@ def caption(
     output: Annotated[Path | None, typer.Option(help="JSONL file to write, or to go on with.")] = None,
     sidecar: Annotated[Literal["txt"] | None, typer.Option(help="Write a .txt beside each photo.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace sidecars that are there.")] = False,
-    checkpoint: Annotated[Path | None, typer.Option(help="Model to use [SEMICAP_CHECKPOINT].")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder or name of the model [SEMICAP_CHECKPOINT].")
+    ] = None,
     **options: Any,
 ) -> int:
     """Caption photos without a server.

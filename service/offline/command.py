@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from service.engine.engine import Engine
 from service.engine.options import CaptionOptions
 from service.images import ImageLimits
+from service.model_store import ModelStore
 from service.offline.caption_files import FileCaptioning, shared_sidecars, split_done
 from service.offline.outputs import HumanLines, JsonLines, JsonLinesFile, Output, Sidecars
 from service.offline.photo_files import find_photos
@@ -56,7 +57,8 @@ class CaptionCommand:
             for photo, owner in clashing.items():
                 listener.failed(photo, f"its sidecar would be that of {owner}; rename one of them")
             wanted = [photo for photo in to_do if photo not in clashing]
-            model = load_served_model(settings.checkpoint, device=settings.device)
+            folder = ModelStore(settings.models_dir).find(settings.checkpoint)
+            model = load_served_model(folder, device=settings.device)
             model.check_asked_for(self.options.model)
             return self._caption(
                 wanted, model, settings=settings, outputs=outputs, listener=listener, skipped=skipped

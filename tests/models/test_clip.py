@@ -89,3 +89,21 @@ def test_folder_without_weights_is_named(tmp_path: Path) -> None:
     (tmp_path / LOCAL_WEIGHTS).unlink()
     with pytest.raises(ClipError, match=LOCAL_WEIGHTS):
         ClipEncoder.load(ClipConfig(f"local-dir:{tmp_path}"))
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "quick"), [("openai", True), ("laion2b_s34b_b79k", False), (None, False)]
+)
+def test_weights_trained_with_quick_gelu_get_it(
+    monkeypatch: pytest.MonkeyPatch, pretrained: str | None, quick: bool
+) -> None:
+    asked: dict[str, object] = {}
+
+    def create_model(name: str, **settings: object) -> None:
+        asked.update(settings)
+        raise RuntimeError("not downloaded in a test")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    with pytest.raises(ClipError, match="not downloaded in a test"):
+        ClipEncoder.load(ClipConfig("ViT-B-32", pretrained))
+    assert asked["force_quick_gelu"] is quick

@@ -5,6 +5,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from models.config import DecoderConfig
 from models.decoder import CaptionDecoder
+from models.gpt2 import load_gpt2
 
 VOCAB, WIDTH, PREFIX = 50, 32, 3
 
@@ -30,7 +31,7 @@ def test_logits_equal_transformers_gpt2_on_the_same_weights() -> None:
         GPT2Config(vocab_size=VOCAB, n_positions=24, n_embd=WIDTH, n_layer=2, n_head=2)
     ).eval()
     ours = decoder()
-    ours.load_gpt2(gpt2)
+    load_gpt2(ours, gpt2)
     prefix, token_ids = prefixes(4), captions(4, 6)
     inputs = torch.cat([prefix, gpt2.transformer.wte(token_ids)], dim=1)
     expected = gpt2(inputs_embeds=inputs).logits[:, PREFIX - 1 : -1]
@@ -42,6 +43,37 @@ def test_captions_that_share_a_prefix_equal_captions_that_do_not() -> None:
     ours, prefix, token_ids = decoder(), prefixes(2), captions(6, 5)
     shared = ours(prefix, token_ids, captions_per_image=3)
     torch.testing.assert_close(shared, ours(prefix.repeat_interleave(3, dim=0), token_ids))
+
+
+@torch.no_grad()
+def test_wanted_logits_are_those_rows_of_the_rectangle() -> None:
+    ours, prefix, token_ids = decoder(), prefixes(2), captions(4, 5)
+    wanted = torch.tensor(
+        [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], dtype=torch.bool
+    )
+    expected = ours(prefix, token_ids, captions_per_image=2)[wanted]
+    torch.testing.assert_close(ours(prefix, token_ids, captions_per_image=2, wanted=wanted), expected)
+
+
+@torch.no_grad()
+def test_cache_steps_under_autocast_stay_close_to_full_precision() -> None:
+    ours, prefix, token_ids = decoder(), prefixes(2), captions(2, 2)
+    expected = ours(prefix, token_ids)
+    rows = torch.arange(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cache = ours.new_cache(images=2, rows=2, max_tokens=2)
+        first = ours.prefill(prefix, cache, rows)
+        second = ours.step(
+            token_ids[:, 0],
+            cache,
+            rows=rows,
+            image_slots=rows,
+            ancestors=rows.unsqueeze(1).expand(-1, 2),
+            lengths=torch.zeros(2, dtype=torch.long),
+        )
+    assert cache.prefix.dtype == cache.tokens.dtype == torch.bfloat16
+    torch.testing.assert_close(first.float(), expected[:, 0], atol=0.05, rtol=0.05)
+    torch.testing.assert_close(second.float(), expected[:, 1], atol=0.05, rtol=0.05)
 
 
 @torch.no_grad()

@@ -12,22 +12,29 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
-from models.decoding import Decoded, DecodingBatch, DecodingError, decode
-from models.generation import Candidate, GenerationOptions, Strategy, generate_naive
+from models.decode import decode
+from models.decoder import CaptionDecoder
+from models.decoding import Decoded, DecodingBatch, DecodingError
+from models.generation import Candidate, GenerationOptions, Strategy
+from models.naive import generate_naive
 from models.next_token import draw_tokens, keep_likeliest, uniform_noise
 from tests.models.toy import MAX_TOKENS, PREFIX, WIDTH, ToyTokens, toy_decoder, toy_prefixes
 
 DECODER = toy_decoder()
+CLOSING_DECODER = toy_decoder(closing_ids=(4, 11, 20, 21, 22))
+"""Its first closing id is one that captions may be made to start with."""
 PREFIXES = toy_prefixes(12)
 TOKENS = ToyTokens()
 
 
-def new_batch(*, max_images: int = 6, max_rows: int = 24) -> DecodingBatch:
-    return DecodingBatch(DECODER, TOKENS, max_images=max_images, max_rows=max_rows, max_tokens=MAX_TOKENS)
+def new_batch(*, decoder: CaptionDecoder = DECODER, max_images: int = 6, max_rows: int = 24) -> DecodingBatch:
+    return DecodingBatch(decoder, TOKENS, max_images=max_images, max_rows=max_rows, max_tokens=MAX_TOKENS)
 
 
-def alone(prefix: Tensor, options: GenerationOptions) -> list[Candidate]:
-    return generate_naive(DECODER, prefix, options, tokens=TOKENS)
+def alone(
+    prefix: Tensor, options: GenerationOptions, *, decoder: CaptionDecoder = DECODER
+) -> list[Candidate]:
+    return generate_naive(decoder, prefix, options, tokens=TOKENS)
 
 
 def finish(batch: DecodingBatch) -> dict[int, Decoded]:
@@ -89,11 +96,18 @@ TURNS = st.lists(
 )
 
 
+@pytest.mark.parametrize("decoder", [DECODER, CLOSING_DECODER], ids=["plain", "closing ids"])
 @seed(20260101)
 @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(turns=TURNS)
-def test_every_caption_equals_the_one_decoded_alone_whatever_joins_and_leaves(turns: list[Turn]) -> None:
-    batch, asked, done = new_batch(), dict[int, tuple[int, GenerationOptions]](), dict[int, Decoded]()
+def test_every_caption_equals_the_one_decoded_alone_whatever_joins_and_leaves(
+    decoder: CaptionDecoder, turns: list[Turn]
+) -> None:
+    batch, asked, done = (
+        new_batch(decoder=decoder),
+        dict[int, tuple[int, GenerationOptions]](),
+        dict[int, Decoded](),
+    )
     for turn in turns:
         joining = [
             one for at, one in enumerate(turn.joining) if batch.has_room(_options(turn.joining[: at + 1]))
@@ -110,7 +124,7 @@ def test_every_caption_equals_the_one_decoded_alone_whatever_joins_and_leaves(tu
     done |= finish(batch)
     assert done.keys() == asked.keys()
     for ticket, (image, options) in asked.items():
-        assert_same(done[ticket], alone(PREFIXES[image], options))
+        assert_same(done[ticket], alone(PREFIXES[image], options, decoder=decoder))
 
 
 def _options(images: list[tuple[int, GenerationOptions]]) -> list[GenerationOptions]:

@@ -10,7 +10,9 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from models.decoder import CaptionDecoder
-from models.generation import Candidate, GenerationOptions, OptionError, Strategy, generate_naive, metadata_of
+from models.generation import Candidate, GenerationOptions, OptionError, Strategy, metadata_of
+from models.gpt2 import load_gpt2
+from models.naive import generate_naive
 from tests.models.toy import MAX_TOKENS, PREFIX, VOCAB, WIDTH, ToyTokens, toy_decoder, toy_prefixes
 
 pytestmark = pytest.mark.filterwarnings("ignore:Passing .* with `inputs_embeds`:UserWarning")
@@ -46,7 +48,7 @@ GPT2 = toy_gpt2()
 
 def gpt2_decoder() -> CaptionDecoder:
     decoder = toy_decoder()
-    decoder.load_gpt2(GPT2)
+    load_gpt2(decoder, GPT2)
     return decoder
 
 
@@ -195,3 +197,23 @@ def test_every_option_says_what_it_is() -> None:
     for one in fields(GenerationOptions):
         assert one.metadata["about"].endswith(".")
     assert metadata_of("num_beams")["maximum"] == 16
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "beam", "sample"])
+def test_a_closing_id_ends_the_caption_and_stays_part_of_it(strategy: Strategy) -> None:
+    options = GenerationOptions(strategy=strategy, num_beams=3, max_tokens=MAX_TOKENS, min_tokens=4)
+    plain = [generate_naive(DECODER, prefix, options, TOKENS)[0].token_ids for prefix in PREFIXES]
+    closing = plain[0][5]
+    decoder = toy_decoder(closing_ids=(closing,))
+    ended = [generate_naive(decoder, prefix, options, TOKENS)[0] for prefix in PREFIXES]
+    assert ended[0].finish_reason == "stop"
+    assert any(one.token_ids[-1] == closing for one in ended)
+    for one in ended:
+        assert len(one.token_ids) >= 4
+        assert closing not in one.token_ids[:-1]
+
+
+def test_a_closing_id_that_was_given_does_not_end_the_caption() -> None:
+    options = GenerationOptions(strategy="greedy", max_tokens=6, min_tokens=6, prefix_ids=(5, 5))
+    (caption,) = generate_naive(toy_decoder(closing_ids=(5,)), PREFIXES[0], options, TOKENS)
+    assert len(caption.token_ids) == 6

@@ -16,11 +16,17 @@ class ToyTokens:
     never_generated = (38,)
 
 
-def toy_decoder() -> CaptionDecoder:
+def toy_decoder(*, closing_ids: tuple[int, ...] = ()) -> CaptionDecoder:
     """Two layers, their weights far larger than a fresh model's: it would say the same of every image."""
     torch.manual_seed(0)
     config = DecoderConfig(
-        "clip", vocab_size=VOCAB, width=WIDTH, layers=2, heads=4, max_length=PREFIX + MAX_TOKENS
+        "clip",
+        vocab_size=VOCAB,
+        width=WIDTH,
+        layers=2,
+        heads=4,
+        max_length=PREFIX + MAX_TOKENS,
+        closing_ids=closing_ids,
     )
     decoder = CaptionDecoder(config, prefix_length=PREFIX).eval().requires_grad_(False)
     for parameter in decoder.parameters():

@@ -40,7 +40,7 @@ def test_help_lists_the_commands_without_loading_torch() -> None:
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0
-    for command in ("serve", "caption", "train", "evaluate", "version"):
+    for command in ("serve", "caption", "models", "train", "evaluate", "version"):
         assert command in finished.stdout
     assert finished.stdout.endswith("False\n")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training.config import STAGES, ContrastiveConfig, SupervisedConfig, UnsupervisedConfig
+from training.config import STAGES, SupervisedConfig, TextConfig, UnsupervisedConfig
 from training.run import read_step
 from training.toml_reader import TrainingConfigError, config_from, read_config, setting_lines
 
@@ -41,8 +41,13 @@ def test_true_is_not_a_number() -> None:
 
 
 def test_unknown_choice_names_the_choices() -> None:
-    with pytest.raises(TrainingConfigError, match=r"rollout\.estimator is 'reinforce'; it must be 'gumbel-"):
-        config_from(UnsupervisedConfig, {"init": "x", "rollout": {"estimator": "reinforce"}})
+    with pytest.raises(TrainingConfigError, match=r"rollout\.estimator is 'gumbel'; it must be 'gumbel-"):
+        config_from(UnsupervisedConfig, {"init": "x", "rollout": {"estimator": "gumbel"}})
+
+
+def test_settings_that_do_not_go_together_are_named_with_their_table() -> None:
+    with pytest.raises(TrainingConfigError, match=r"rollout: baseline 'mean' .*samples must be at least 2"):
+        config_from(UnsupervisedConfig, {"init": "x", "rollout": {"estimator": "reinforce", "samples": 1}})
 
 
 def test_overrides_take_toml_values_and_bare_words(tmp_path: Path) -> None:
@@ -69,8 +74,8 @@ def test_override_without_value_says_how_one_looks(tmp_path: Path) -> None:
 
 
 def test_stage_keeps_its_own_defaults_for_a_table_that_sets_something_else() -> None:
-    config = config_from(ContrastiveConfig, {"optim": {"warmup_steps": 5}})
-    assert config.optim.lr == ContrastiveConfig().optim.lr == 5e-4
+    config = config_from(TextConfig, {"optim": {"warmup_steps": 5}})
+    assert config.optim.lr == TextConfig().optim.lr == 1e-3
 
 
 def test_file_for_another_stage_is_refused(tmp_path: Path) -> None:

@@ -9,13 +9,11 @@ from PIL import Image
 from training.data import (
     DataError,
     Problems,
-    read_captioned_folders,
-    read_captioned_images,
-    read_image_folders,
-    read_images,
     read_texts,
     sample_rows,
 )
+from training.folders import read_captioned_images, read_images
+from training.sources import read_captioned_sources, read_image_sources
 
 
 def test_captions_and_text_are_both_read(tmp_path: Path) -> None:
@@ -34,7 +32,7 @@ def test_faults_are_skipped_counted_and_named(tmp_path: Path) -> None:
         tmp_path,
         {"file_name": "a.png", "captions": ["one", "  "]},
         {"file_name": "gone.png", "captions": ["x"]},
-        {"file_name": "a.png", "captions": ["again"]},
+        {"file_name": "./a.png", "captions": ["again"]},
         {"file_name": "b.png", "captions": [""]},
     )
     problems = Problems()
@@ -46,7 +44,30 @@ def test_faults_are_skipped_counted_and_named(tmp_path: Path) -> None:
         "duplicated image": 1,
         "no captions": 1,
     }
-    assert f"  missing image: {tmp_path / 'metadata.jsonl'}:2 gone.png" in problems.lines()
+    metadata = tmp_path / "metadata.jsonl"
+    assert [line.strip() for line in problems.lines() if str(metadata) in line] == [
+        f"empty caption: {metadata}:1 caption 2",
+        f"missing image: {metadata}:2 gone.png",
+        f"duplicated image: {metadata}:3 a.png",
+        f"empty caption: {metadata}:4 caption 1",
+        f"no captions: {metadata}:4 b.png",
+    ]
+
+
+def test_a_problem_met_twice_counts_once(tmp_path: Path) -> None:
+    _folder(tmp_path, {"file_name": "a.png", "captions": ["one", ""]})
+    problems = Problems()
+    for _ in range(2):
+        read_captioned_images(tmp_path, problems)
+    assert problems.counts() == {"empty caption": 1}
+
+
+def test_captions_keep_their_file_and_line_through_selection_and_joining(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        _folder(tmp_path / name, {"file_name": "a.png", "text": "x"}, {"file_name": "b.png", "text": "x"})
+    captioned = read_captioned_sources([tmp_path / "x", tmp_path / "y"], Problems()).select([1, 2])
+    assert captioned.where(0) == f"{tmp_path / 'x' / 'metadata.jsonl'}:2 x/b.png"
+    assert captioned.where(1) == f"{tmp_path / 'y' / 'metadata.jsonl'}:1 y/a.png"
 
 
 def test_only_the_first_problems_are_shown_and_all_are_written(tmp_path: Path) -> None:
@@ -74,6 +95,16 @@ def test_wrong_line_is_one_message_with_file_and_line(tmp_path: Path, line: str,
         read_captioned_images(tmp_path, Problems())
 
 
+def test_other_encodings_are_named_and_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    _folder(tmp_path)
+    record = '{"file_name": "a.png", "text": "caf\u00e9"}'
+    (tmp_path / "metadata.jsonl").write_bytes(record.encode("utf-8-sig"))
+    assert read_captioned_images(tmp_path, Problems()).captions == (("caf\u00e9",),)
+    (tmp_path / "metadata.jsonl").write_bytes(record.encode("latin-1"))
+    with pytest.raises(DataError, match=r"metadata\.jsonl:1 is not UTF-8 \(byte 36 of the line\)"):
+        read_captioned_images(tmp_path, Problems())
+
+
 def test_folder_without_metadata_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"metadata\.jsonl cannot be read: No such file"):
         read_captioned_images(tmp_path, Problems())
@@ -98,15 +129,17 @@ def test_folders_with_the_same_file_names_stay_apart(tmp_path: Path) -> None:
     for name in ("x", "y"):
         _folder(tmp_path / name, {"file_name": "a.png", "captions": [name]})
     folders = [tmp_path / "x", tmp_path / "y"]
-    assert read_captioned_folders(folders, Problems()).images.ids == ("x/a.png", "y/a.png")
-    assert read_image_folders(folders, Problems()).ids == ("x/a.png", "x/b.png", "y/a.png", "y/b.png")
+    assert read_captioned_sources(folders, Problems()).images.ids == ("x/a.png", "y/a.png")
+    assert read_image_sources(folders, Problems()).ids == ("x/a.png", "x/b.png", "y/a.png", "y/b.png")
 
 
 def test_text_corpus_drops_empty_lines(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"text": "a dog"}\n{"text": " "}\n\n{"text": "a cat"}\n')
     problems = Problems()
-    assert read_texts([tmp_path / "t.jsonl"], problems) == ["a dog", "a cat"]
-    assert problems.items[0].where.endswith("t.jsonl:2")
+    corpus = read_texts([tmp_path / "t.jsonl"], problems)
+    assert corpus.texts == ("a dog", "a cat")
+    assert [source.rpartition(":")[2] for source in corpus.sources] == ["1", "4"]
+    assert problems.items[0].where.endswith("t.jsonl:2 caption 1")
 
 
 def test_sampled_rows_depend_on_the_seed_only() -> None:

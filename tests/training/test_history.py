@@ -19,7 +19,7 @@ def test_what_a_journal_wrote_is_read_back(tmp_path: Path) -> None:
     history = history_of(tmp_path / "model")
     assert history is not None
     assert [step for step, _ in history.losses] == [1, 2, 3, 4]
-    assert [loss for _, loss in history.losses] == pytest.approx([4, 2, 4 / 3, 1], rel=1e-5)
+    assert [loss for _, loss in history.losses] == pytest.approx([4.0, 2.0, 4 / 3, 1.0], rel=1e-5)
     assert history.course("cider_d") == ([2, 4], [40.0, 42.0])
     assert history.course("r@1") == ([2], [10.0])
     assert history.course("bleu_4") == ([], [])

@@ -1,24 +1,26 @@
 """The loop's promises: exact resumption, whole states, a stop on the first loss that is not a number."""
 
-import errno
 import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.training.toy_stage import LOOP, OPTIM, ToyStage, run
 from training import state
-from training.journal import LOG
-from training.loop import RESULT, STATES, TrainingDivergedError, train
+from training.journal import CURVES, LOG
+from training.loop import RESULT, STATES, Losses, TrainingDivergedError, train
+from training.optim import WeightAverage
 from training.state import ResumeError
+from training.toml_reader import TrainingConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,6 +36,8 @@ def test_killed_run_resumes_to_the_weights_of_an_unbroken_one(tmp_path: Path) ->
     assert result.step == 20
     torch.testing.assert_close(resumed.weights(), unbroken.weights(), rtol=0, atol=1e-7)
     assert _log(tmp_path / "killed") == _log(tmp_path / "unbroken")
+    assert _curve(tmp_path / "killed", "train/loss") == _curve(tmp_path / "unbroken", "train/loss")
+    assert [step for step, _ in _curve(tmp_path / "killed", "validation/fit")] == [4, 8, 12, 16, 20]
 
 
 def test_run_stopped_by_ctrl_c_saves_and_resumes_exactly(tmp_path: Path) -> None:
@@ -65,12 +69,31 @@ def test_training_lowers_the_loss_and_logs_every_step_once(tmp_path: Path) -> No
     )
 
 
-def test_finished_run_resumed_again_keeps_its_result(tmp_path: Path) -> None:
+def test_interrupt_in_the_middle_of_an_update_or_evaluation_is_resumed_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken, _ = run(tmp_path / "unbroken", resume=False)
+    places: list[tuple[type, str]] = [(WeightAverage, "update"), (ToyStage, "evaluate")]
+    for owner, name in places:
+        out = tmp_path / name
+        monkeypatch.setattr(owner, name, _interrupting_second_call(getattr(owner, name)))
+        with pytest.raises(KeyboardInterrupt):
+            run(out, resume=False)
+        monkeypatch.undo()
+        resumed, _ = run(out, resume=True)
+        torch.testing.assert_close(resumed.weights(), unbroken.weights(), rtol=0, atol=1e-7)
+        assert _log(out) == _log(tmp_path / "unbroken")
+
+
+def test_finished_run_resumed_again_keeps_its_result_and_its_log(tmp_path: Path) -> None:
     first, _ = run(tmp_path, resume=False)
+    log, points = (tmp_path / LOG).read_text(), _curve(tmp_path, "validation/fit")
     again, result = run(tmp_path, resume=True)
     assert again.calls == 0
     assert result.step == 20
     assert torch.equal(first.weights(), again.weights())
+    assert (tmp_path / LOG).read_text() == log
+    assert _curve(tmp_path, "validation/fit") == points
 
 
 def test_second_start_without_resume_is_refused(tmp_path: Path) -> None:
@@ -100,22 +123,32 @@ def test_nan_loss_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path) ->
     torch.testing.assert_close(resumed.weights(), unbroken.weights(), rtol=0, atol=1e-7)
 
 
-def test_full_disk_leaves_the_older_state_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, saved = safetensors.torch.save_file, []
+def test_weights_that_are_no_longer_numbers_are_not_saved(tmp_path: Path) -> None:
+    stage = ToyStage()
+    original = stage.losses
 
-    def full_after_two(tensors: dict[str, torch.Tensor], path: Path) -> None:
-        real(tensors, path)
-        saved.append(path)
-        if len(saved) > 2:
-            path.write_bytes(path.read_bytes()[:100])
-            raise OSError(errno.ENOSPC, "No space left on device")
+    def poisoning(*args: Any, **kwargs: Any) -> Losses:
+        losses = original(*args, **kwargs)
+        if stage.calls == 18:
+            with torch.no_grad():
+                next(stage.module.parameters()).fill_(torch.inf)
+        return losses
 
-    monkeypatch.setattr(state, "save_file", full_after_two)
-    with pytest.raises(OSError, match="No space left"):
-        run(tmp_path, resume=False)
-    monkeypatch.undo()
-    assert [path.name for path in sorted((tmp_path / STATES).iterdir())] == ["step-00000003", "step-00000006"]
+    stage.losses = poisoning  # type: ignore[method-assign]
+    with pytest.raises(TrainingDivergedError, match=r"largest weight is inf at step 9; .*step-00000006"):
+        train(stage, optim=OPTIM, loop=LOOP, out=tmp_path, resume=False)
+    assert [path.name for path in state.states(tmp_path / STATES)] == ["step-00000003", "step-00000006"]
+
+
+def test_what_killed_writers_left_is_cleared_and_never_taken_for_a_state(tmp_path: Path) -> None:
+    run(tmp_path, resume=False)
+    leftovers = [tmp_path / STATES / name for name in (".writing-step-00000021", ".dropped-step-00000015")]
+    leftovers.append(tmp_path / f".{RESULT}-abc")
+    for folder in leftovers:
+        folder.mkdir()
+        (folder / "half").write_text("x")
     assert run(tmp_path, resume=True)[1].step == 20
+    assert [folder for folder in leftovers if folder.exists()] == []
 
 
 def test_only_the_newest_states_are_kept(tmp_path: Path) -> None:
@@ -125,7 +158,7 @@ def test_only_the_newest_states_are_kept(tmp_path: Path) -> None:
 
 def test_best_evaluation_is_the_result_and_patience_ends_the_run(tmp_path: Path) -> None:
     stage = ToyStage()
-    figures = iter([1.0, 3.0, 2.0, 2.5, 9.0])
+    figures = iter([0.5, 1.0, 3.0, 2.0, 2.5, 9.0])
     stage.evaluate = lambda: {"fit": next(figures)}  # type: ignore[method-assign]
     loop = replace(LOOP, evaluate_every=2, best_by="fit", patience=2)
     result = train(stage, optim=OPTIM, loop=loop, out=tmp_path, resume=False)
@@ -133,9 +166,40 @@ def test_best_evaluation_is_the_result_and_patience_ends_the_run(tmp_path: Path)
     assert (tmp_path / RESULT / "step").read_text() == "4"
 
 
-def test_unknown_best_figure_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"best_by is 'cider'; the evaluation's figures are fit"):
-        train(ToyStage(), optim=OPTIM, loop=replace(LOOP, best_by="cider"), out=tmp_path, resume=False)
+def test_start_stays_the_result_where_training_only_makes_it_worse(tmp_path: Path) -> None:
+    stage = ToyStage()
+    figures = iter([5.0, 4.0, 3.0])
+    stage.evaluate = lambda: {"fit": next(figures)}  # type: ignore[method-assign]
+    loop = replace(LOOP, evaluate_every=2, best_by="fit", patience=2)
+    result = train(stage, optim=OPTIM, loop=loop, out=tmp_path, resume=False)
+    assert result.step == 4
+    assert (tmp_path / RESULT / "step").read_text() == "0"
+
+
+def test_unknown_best_figure_names_the_known_ones_before_the_first_step(tmp_path: Path) -> None:
+    stage = ToyStage()
+    with pytest.raises(TrainingConfigError, match=r"is 'cider'; the evaluation's figures are fit"):
+        train(stage, optim=OPTIM, loop=replace(LOOP, best_by="cider"), out=tmp_path, resume=False)
+    assert stage.calls == 0
+
+
+def _interrupting_second_call(function: Callable[..., Any]) -> Callable[..., Any]:
+    calls: list[int] = []
+
+    def interrupting(*args: Any) -> Any:
+        result = function(*args)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return result
+
+    return interrupting
+
+
+def _curve(out: Path, tag: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(out / CURVES), size_guidance={"scalars": 0})
+    events.Reload()
+    return [(point.step, point.value) for point in events.Scalars(tag)]
 
 
 def _wait_for_step(out: Path, step: int, process: subprocess.Popen[bytes]) -> None:

@@ -1,7 +1,4 @@
-"""Straight-through captions: hard values, soft gradients, and two estimators that agree where they must."""
-
-from collections.abc import Callable
-from pathlib import Path
+"""Rollouts and their relaxation: hard values, soft gradients, padding that costs nothing."""
 
 import pytest
 import torch
@@ -9,150 +6,74 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.captioner import Captioner
-from models.decoder import CaptionDecoder, Continuation
-from tests.tiny import byte_level_bpe, tiny_captioner, tiny_gpt2_captioner
-from training.rollout import Rollout, Sampler, gumbel_noise, without_dropout
-
-Surrogate = Callable[[Captioner, Rollout], Tensor]
-ESTIMATORS = ["parallel", "recurrent"]
+from tests.tiny import tiny_captioner
+from tests.training.sharp import prefix_of_two, sampler_of, sharpen
+from training.rollout import Rollout, gumbel_softmax_given, relax, teacher_forced, without_dropout
 
 
 @pytest.fixture(scope="module")
 def captioner(tmp_path_factory: pytest.TempPathFactory) -> Captioner:
     captioner = tiny_captioner(tmp_path_factory.mktemp("tiny"))
-    _sharpen(captioner.decoder, captioner.tokenizer.eos_id)
+    sharpen(captioner.decoder, captioner.tokenizer.eos_id)
     return captioner
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_value_is_exactly_the_hard_one_hot(captioner: Captioner, estimator: str) -> None:
-    rollout = _roll_out(captioner, estimator)
-    vocab_size = captioner.tokenizer.vocab_size
-    hard = functional.one_hot(rollout.token_ids, vocab_size + 1)[..., :vocab_size].float()
-    assert torch.equal(rollout.one_hot.detach(), hard)
+def test_logits_are_those_of_the_whole_rectangle_without_its_padding(captioner: Captioner) -> None:
+    rollout = _rollout(captioner)
+    whole = captioner.decoder(prefix_of_two(), rollout.token_ids, captions_per_image=20)
+    assert not rollout.is_token.all()
+    torch.testing.assert_close(rollout.logits, whole[rollout.is_token])
+    assert len(rollout.targets) == len(rollout.logits) == int(rollout.lengths.sum())
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_captions_end_at_end_of_text_and_nothing_follows(captioner: Captioner, estimator: str) -> None:
-    rollout = _roll_out(captioner, estimator, samples=40)
-    eos_id, pad_id = captioner.tokenizer.eos_id, captioner.tokenizer.pad_id
-    ended = 0
-    for token_ids, length in zip(rollout.token_ids.tolist(), rollout.lengths.tolist(), strict=True):
-        assert eos_id not in token_ids[: length - 1]
-        assert set(token_ids[length:]) <= {pad_id}
-        ended += token_ids[length - 1] == eos_id
-    assert ended > 0
-    assert rollout.one_hot[~rollout.is_word].abs().sum() == 0
+def test_spread_puts_each_token_s_value_at_its_place(captioner: Captioner) -> None:
+    rollout = _rollout(captioner)
+    rectangle = rollout.spread(rollout.targets + 1)
+    assert torch.equal(rectangle, (rollout.token_ids + 1) * rollout.is_token)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_never_generated_tokens_are_not_sampled(captioner: Captioner, estimator: str) -> None:
-    token_ids = _roll_out(captioner, estimator, samples=40).token_ids
-    assert not torch.isin(token_ids, torch.tensor(captioner.tokenizer.never_generated)).any()
+def test_relaxation_is_largest_at_the_sampled_token() -> None:
+    logits = torch.randn(500, 7, generator=_rng())
+    token_ids = logits.softmax(dim=1).multinomial(1, generator=_rng()).squeeze(1)
+    soft = gumbel_softmax_given(logits, token_ids, tau=0.7, generator=_rng())
+    torch.testing.assert_close(soft.sum(dim=1), torch.ones(500))
+    assert torch.equal(soft.argmax(dim=1), token_ids)
 
 
-def test_never_generated_tokens_get_no_gradient(captioner: Captioner) -> None:
-    rollout = _roll_out(captioner, "parallel", samples=40)
-    banned = captioner.tokenizer.never_generated[0]
-    rollout.logits.retain_grad()
-    rollout.one_hot.square().sum().backward()  # type: ignore[no-untyped-call]
-    assert rollout.logits.grad is not None
-    assert rollout.logits.grad[..., banned].abs().max() == 0
-    assert rollout.logits.grad.abs().max() > 0
+def test_token_then_noise_is_distributed_as_noise_then_token() -> None:
+    """Mean and spread of the relaxed rows against Gumbel noise drawn first, for each token chosen."""
+    logits = torch.tensor([0.5, -1.0, 2.0, -torch.inf]).expand(200_000, 4)
+    first = functional.gumbel_softmax(logits, tau=0.8)
+    token_ids = logits.softmax(dim=1)[0].multinomial(len(logits), replacement=True, generator=_rng())
+    after = gumbel_softmax_given(logits, token_ids, tau=0.8, generator=_rng())
+    for token in range(3):
+        expected, given = first[first.argmax(dim=1) == token], after[token_ids == token]
+        torch.testing.assert_close(given.mean(dim=0), expected.mean(dim=0), atol=0.01, rtol=0)
+        torch.testing.assert_close(given.std(dim=0), expected.std(dim=0), atol=0.01, rtol=0)
+    assert after[:, 3].abs().max() == 0
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_the_end_carries_no_gradient(captioner: Captioner, estimator: str) -> None:
-    captioner.decoder.zero_grad()
-    rollout = _roll_out(captioner, estimator, samples=40)
-    ends = rollout.one_hot[rollout.token_ids == captioner.tokenizer.eos_id]
-    assert len(ends) > 0
-    weights = torch.randn(ends.shape, generator=torch.Generator().manual_seed(0))
-    (ends * weights).sum().backward()  # type: ignore[no-untyped-call]
-    gradients = [value.grad for value in captioner.decoder.parameters() if value.grad is not None]
-    assert all(gradient.abs().max() == 0 for gradient in gradients)
-    captioner.decoder.zero_grad()
+def test_lookup_is_zero_in_value_and_soft_rows_times_table_in_gradient(captioner: Captioner) -> None:
+    logits, token_ids, table, direction = _lookup_case(captioner)
+    sampler = sampler_of(captioner, temperature=2.0)
+    relaxed = relax(logits, token_ids, sampler, tau=0.5, generator=_rng())
+    value = relaxed.lookup(table)
+    assert value.abs().max() == 0
+    (actual,) = torch.autograd.grad((value * direction).sum(), logits)
+    words = logits.detach()[:-1].requires_grad_()
+    noise = relaxed.soft[:-1].log() * 0.5 - words.detach() / 2.0
+    soft = ((words / 2.0 + noise) / 0.5).softmax(dim=1)
+    (expected,) = torch.autograd.grad((soft @ table * direction[:-1]).sum(), words)
+    torch.testing.assert_close(actual[:-1], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_gradient_agrees_with_a_long_reinforce_estimate(captioner: Captioner) -> None:
-    straight_through = _mean_gradient(captioner, _straight_through_surrogate, seeds=range(10))
-    reinforce = _mean_gradient(captioner, _reinforce_surrogate, seeds=range(10, 40))
-    assert torch.cosine_similarity(straight_through, reinforce, dim=0) > 0.2
-
-
-def test_both_estimators_sample_the_same_captions_from_the_same_seed(captioner: Captioner) -> None:
-    parallel, recurrent = (_roll_out(captioner, estimator, samples=8) for estimator in ESTIMATORS)
-    assert torch.equal(parallel.token_ids, recurrent.token_ids)
-    torch.testing.assert_close(
-        parallel.logits[parallel.is_word], recurrent.logits[parallel.is_word], atol=1e-4, rtol=1e-4
-    )
-
-
-def test_samples_follow_the_decoder_s_distribution(captioner: Captioner) -> None:
-    torch.manual_seed(3)
-    prefix = torch.randn(1, 3, 32)
-    sampler = _sampler(captioner, samples=4000, max_tokens=1)
-    rollout = sampler.parallel(captioner.decoder, prefix, torch.Generator().manual_seed(0))
-    logits = rollout.logits[0, 0].detach().clone()
-    logits[list(captioner.tokenizer.never_generated)] = -torch.inf
-    observed = functional.one_hot(rollout.token_ids[:, 0], len(logits)).float().mean(dim=0)
-    assert (observed - logits.softmax(dim=0)).abs().max() < 0.03
-
-
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_similarity_has_a_gradient_to_every_part_that_writes(captioner: Captioner, estimator: str) -> None:
-    prefix = _prefix().requires_grad_()
-    rollout = _roll_out(captioner, estimator, prefix=prefix)
-    captioner.decoder.zero_grad()
-    _similarity(captioner, rollout).backward()  # type: ignore[no-untyped-call]
-    assert prefix.grad is not None
-    assert prefix.grad.abs().max() > 0
-    silent = [
-        name
-        for name, value in captioner.decoder.named_parameters()
-        if value.grad is None or value.grad.abs().max() == 0
-    ]
-    assert silent == []
-
-
-def test_gradient_through_gpt2_s_vocabulary_reaches_the_prefix(tmp_path: Path) -> None:
-    captioner = tiny_gpt2_captioner(tmp_path, byte_level_bpe())
-    prefix = _prefix().requires_grad_()
-    _similarity(captioner, _roll_out(captioner, "parallel", prefix=prefix)).backward()  # type: ignore[no-untyped-call]
-    assert prefix.grad is not None
-    assert prefix.grad.abs().max() > 0
-
-
-def test_parallel_gradient_is_the_recurrent_one_without_the_path_through_inputs(captioner: Captioner) -> None:
-    """One pass over all positions and a loop with detached inputs are the same function."""
-    parallel = _prefix().requires_grad_()
-    _similarity(captioner, _roll_out(captioner, "parallel", prefix=parallel)).backward()  # type: ignore[no-untyped-call]
-    detached = _prefix().requires_grad_()
-    captioner.decoder.__class__ = _TeacherForced
-    try:
-        _similarity(captioner, _roll_out(captioner, "recurrent", prefix=detached)).backward()  # type: ignore[no-untyped-call]
-    finally:
-        captioner.decoder.__class__ = CaptionDecoder
-    assert parallel.grad is not None
-    torch.testing.assert_close(parallel.grad, detached.grad, atol=1e-6, rtol=1e-3)
-
-
-def test_following_the_gradient_raises_the_similarity_of_new_samples(captioner: Captioner) -> None:
-    prefix = _prefix().requires_grad_()
-    before = _mean_similarity(captioner, prefix)
-    optimizer = torch.optim.Adam([prefix], lr=0.05)
-    for seed in range(40):
-        optimizer.zero_grad()
-        rollout = _roll_out(captioner, "parallel", prefix=prefix, samples=16, seed=seed)
-        (-_similarity(captioner, rollout)).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    assert _mean_similarity(captioner, prefix) > before + 0.05
-
-
-def test_gumbel_noise_has_the_standard_mean_and_variance() -> None:
-    noise = gumbel_noise(torch.empty(200_000), torch.Generator().manual_seed(0))
-    assert noise.mean().item() == pytest.approx(0.5772, abs=0.01)
-    assert noise.var().item() == pytest.approx(torch.pi**2 / 6, abs=0.03)
+def test_the_end_and_what_is_never_generated_carry_no_gradient(captioner: Captioner) -> None:
+    logits, token_ids, table, direction = _lookup_case(captioner)
+    relaxed = relax(logits, token_ids, sampler_of(captioner), tau=1.0, generator=_rng())
+    (gradient,) = torch.autograd.grad((relaxed.lookup(table) * direction).sum(), logits)
+    assert gradient[-1].abs().max() == 0
+    assert gradient[:, list(captioner.tokenizer.never_generated)].abs().max() == 0
+    assert (gradient[:-1].abs().amax(dim=1) > 0).all()
 
 
 def test_dropout_is_off_inside_and_back_afterwards(captioner: Captioner) -> None:
@@ -164,82 +85,25 @@ def test_dropout_is_off_inside_and_back_afterwards(captioner: Captioner) -> None
     captioner.eval()
 
 
-class _TeacherForced(CaptionDecoder):
-    """Cuts the gradient from a token to those after it."""
+def _rollout(captioner: Captioner) -> Rollout:
+    sampler = sampler_of(captioner)
+    token_ids = sampler.sample(captioner.decoder, prefix_of_two(), samples=20, generator=_rng())
+    return teacher_forced(captioner.decoder, prefix_of_two(), token_ids)
 
-    def advance(self, embeddings: Tensor, continuation: Continuation) -> tuple[Tensor, Continuation]:
-        return super().advance(embeddings.detach(), continuation)
 
-
-def _sampler(captioner: Captioner, *, samples: int, max_tokens: int = 6) -> Sampler:
-    return Sampler(
-        tokens=captioner.tokenizer,
-        pad_id=captioner.tokenizer.pad_id,
-        samples=samples,
-        max_tokens=max_tokens,
-        gumbel_tau=0.7,
+def _lookup_case(captioner: Captioner) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits of four tokens of which the last is end-of-text; a table; where the gradient comes from."""
+    vocab_size = captioner.tokenizer.vocab_size
+    logits = torch.randn(4, vocab_size, generator=_rng(1)).requires_grad_()
+    words = captioner.tokenizer.encode("the red dog")
+    token_ids = torch.tensor([*words, captioner.tokenizer.eos_id])
+    return (
+        logits,
+        token_ids,
+        torch.randn(vocab_size, 8, generator=_rng(2)),
+        torch.randn(4, 8, generator=_rng(3)),
     )
 
 
-def _roll_out(
-    captioner: Captioner, estimator: str, *, prefix: Tensor | None = None, samples: int = 3, seed: int = 0
-) -> Rollout:
-    roll_out = getattr(_sampler(captioner, samples=samples), estimator)
-    generator = torch.Generator().manual_seed(seed)
-    rollout: Rollout = roll_out(captioner.decoder, _prefix() if prefix is None else prefix, generator)
-    return rollout
-
-
-def _prefix() -> Tensor:
-    return torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(5))
-
-
-def _targets(captioner: Captioner) -> Tensor:
-    return captioner.clip.encode_captions(["the red dog", "a cat in the snow"])
-
-
-def _similarity(captioner: Captioner, rollout: Rollout) -> Tensor:
-    return _similarities(captioner, rollout).mean()
-
-
-def _similarities(captioner: Captioner, rollout: Rollout) -> Tensor:
-    texts = captioner.encode_soft_captions(rollout.one_hot, rollout.token_ids)
-    return (texts * _targets(captioner).repeat_interleave(len(texts) // 2, dim=0)).sum(dim=1)
-
-
-def _mean_gradient(captioner: Captioner, surrogate: Surrogate, *, seeds: range) -> Tensor:
-    total = torch.zeros(2 * 3 * 32)
-    for seed in seeds:
-        prefix = _prefix().requires_grad_()
-        rollout = _roll_out(captioner, "parallel", prefix=prefix, samples=200, seed=seed)
-        (gradient,) = torch.autograd.grad(surrogate(captioner, rollout), prefix)
-        total += gradient.flatten()
-    return total
-
-
-def _straight_through_surrogate(captioner: Captioner, rollout: Rollout) -> Tensor:
-    return _similarities(captioner, rollout).mean()
-
-
-def _reinforce_surrogate(captioner: Captioner, rollout: Rollout) -> Tensor:
-    rewards = _similarities(captioner, rollout).detach().view(2, -1)
-    logits = rollout.logits.index_fill(2, torch.tensor(captioner.tokenizer.never_generated), -torch.inf)
-    chosen = rollout.token_ids.clamp(max=logits.shape[2] - 1).unsqueeze(2)
-    log_probs = logits.log_softmax(dim=2).gather(2, chosen).squeeze(2)
-    likelihood = log_probs.masked_fill(~rollout.is_word, 0.0).sum(dim=1).view(2, -1)
-    return ((rewards - rewards.mean(dim=1, keepdim=True)) * likelihood).mean()
-
-
-@torch.no_grad()
-def _mean_similarity(captioner: Captioner, prefix: Tensor) -> float:
-    return float(
-        _similarity(captioner, _roll_out(captioner, "parallel", prefix=prefix, samples=100, seed=99))
-    )
-
-
-@torch.no_grad()
-def _sharpen(decoder: CaptionDecoder, eos_id: int) -> None:
-    """Random decoders are all but uniform; this one has favourites, and end-of-text is one of them."""
-    decoder.token_embedding.weight.mul_(15.0)
-    end = decoder.token_embedding.weight[eos_id]
-    decoder.norm.bias.add_(6.0 * end / end.square().sum())
+def _rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

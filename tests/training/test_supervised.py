@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,8 +14,9 @@ from models.checkpoint import load_captioner, read_manifest
 from models.generation import GenerationOptions
 from tests.training.conftest import SCENES
 from training.config import Places, SupervisedConfig
-from training.data import Problems, read_captioned_images
+from training.data import Problems
 from training.evaluate import evaluation_features, write_captions
+from training.folders import read_captioned_images
 from training.labelled import CaptionPairs
 from training.loop import Losses
 from training.supervised import SupervisedStage, run_supervised
@@ -94,25 +96,20 @@ def test_checkpoint_says_where_it_comes_from(places: Places) -> None:
     assert "| cider_d |" in card
 
 
-def test_new_captioner_is_built_from_its_shape_and_warmed_up_on_text(places: Places) -> None:
-    texts = [json.dumps({"text": f"{caption} ."}) for _, caption in SCENES.values()]
-    (places.data / "text.jsonl").write_text("\n".join(texts))
+def test_new_captioner_is_built_from_its_shape(places: Places) -> None:
     config = _config(
         init="",
-        data={"text": ["text.jsonl"]},
         model={
             "clip": "start/parts/clip",
             "max_tokens": 12,
             "mapping": {"kind": "grid", "prefix_length": 2, "grid_cells": 4, "grid_channels": 32},
             "decoder": {"width": 32, "layers": 1, "heads": 2, "max_length": 24, "dropout": 0.0},
         },
-        text_pretraining={"epochs": 30, "batch_size": 4},
-        loop={"epochs": 1},
+        loop={"epochs": 20},
     )
     result = run_supervised(config, places, Problems(), resume=False)
-    on_text = _losses(places.out / "text-pretraining")
-    assert on_text[-1] < 0.5 * on_text[0]
-    assert _losses(places.out)[0] < 0.7 * on_text[0]
+    losses = _losses(places.out)
+    assert losses[-1] < 0.5 * losses[0]
     assert load_captioner(result.folder).config.mapping.kind == "grid"
 
 
@@ -129,9 +126,9 @@ def test_too_long_captions_are_skipped_and_named(places: Places) -> None:
 def test_captions_of_an_image_are_all_different_where_there_are_enough() -> None:
     token_ids = [[torch.tensor([caption, 99]) for caption in range(3)]]
     pairs = CaptionPairs(features=None, token_ids=token_ids)  # type: ignore[arg-type]
-    drawn = pairs.draw([0], count=3, pad_id=7, generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
-    assert sorted(drawn[:, 0].tolist()) == [0, 1, 2]
-    again = pairs.draw([0], count=5, pad_id=7, generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    drawn = pairs.draw(np.array([0]), count=3, generator=torch.Generator().manual_seed(0))
+    assert sorted(int(caption[0]) for caption in drawn) == [0, 1, 2]
+    again = pairs.draw(np.array([0]), count=5, generator=torch.Generator().manual_seed(0))
     assert len(again) == 5
 
 

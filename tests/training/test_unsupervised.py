@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from models.checkpoint import load_captioner, read_manifest
+from tests.tiny import tiny_clip
 from training.config import Places, SupervisedConfig, UnsupervisedConfig
 from training.data import Problems
 from training.supervised import run_supervised
@@ -27,7 +28,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("estimator", ["gumbel-parallel", "gumbel-recurrent"])
+@pytest.mark.parametrize("estimator", ["gumbel-parallel", "gumbel-recurrent", "reinforce"])
 def test_similarity_of_sampled_captions_rises(places: Places, estimator: str) -> None:
     run_unsupervised(_config(rollout={"estimator": estimator}), places, Problems(), resume=False)
     similarity = _logged(places.out, "similarity")
@@ -60,6 +61,17 @@ def test_length_term_shortens_captions(places: Places) -> None:
     assert _mean(tokens[-5:]) < 3.5
 
 
+@pytest.mark.parametrize("estimator", ["gumbel-parallel", "reinforce"])
+def test_repetition_term_stops_repeating(places: Places, estimator: str) -> None:
+    """Cold samples of a random decoder say one word over and over."""
+    reward = {"similarity": 0.0, "repetition": 5.0}
+    rollout = {"estimator": estimator, "temperature": 0.05, "max_tokens": 12}
+    run_unsupervised(_config(reward=reward, rollout=rollout), places, Problems(), resume=False)
+    repeated = _logged(places.out, "repetition")
+    assert _mean(repeated[:3]) > 0.004
+    assert _mean(repeated[-5:]) < 0.3 * _mean(repeated[:3])
+
+
 def test_replay_keeps_learning_the_labelled_pairs(places: Places) -> None:
     config = _config(data={"labelled": ["photos"]}, reward={"replay": 1.0, "similarity": 0.1})
     run_unsupervised(config, places, Problems(), resume=False)
@@ -72,6 +84,54 @@ def test_contrastive_reward_is_logged_and_lowers_its_loss(places: Places) -> Non
     run_unsupervised(config, places, Problems(), resume=False)
     contrastive = _logged(places.out, "contrastive")
     assert _mean(contrastive[-5:]) < _mean(contrastive[:5])
+
+
+def test_rewards_mix_by_their_weights_under_reinforce(places: Places) -> None:
+    reward = {"similarity": 0.5, "contrastive": 0.5, "contrastive_temperature": 0.05}
+    run_unsupervised(
+        _config(reward=reward, rollout={"estimator": "reinforce"}), places, Problems(), resume=False
+    )
+    for name in ("similarity", "contrastive"):
+        logged = _logged(places.out, name)
+        assert _mean(logged[-5:]) < _mean(logged[:5])
+
+
+def test_second_scorer_stops_the_run_and_picks_the_result(places: Places) -> None:
+    """The second scorer is another random CLIP, which knows nothing of what training is after."""
+    tiny_clip(places.run("second"), seed=7)
+    config = _config(
+        data={"validation": "photos"},
+        evaluation={"second_scorer": "second"},
+        loop={"epochs": 200, "evaluate_every": 5, "best_by": "second_r@1", "patience": 2},
+    )
+    result = run_unsupervised(config, places, Problems(), resume=False)
+    evaluations = [line for line in _lines(places.out) if "evaluation" in line]
+    figures = [line["evaluation"]["second_r@1"] for line in evaluations]
+    best = figures.index(max(figures))
+    assert evaluations[0]["step"] == 0
+    assert result.step < 200
+    assert len(figures) == best + 1 + 2, "it ends two evaluations after the best"
+    assert read_manifest(result.folder).provenance.step == evaluations[best]["step"]
+
+
+def test_second_figure_without_a_second_scorer_is_refused_before_photos_are_read(places: Places) -> None:
+    config = _config(
+        data={"validation": "photos", "unlabelled": ["no such folder"]}, loop={"best_by": "second_r@1"}
+    )
+    with pytest.raises(TrainingConfigError, match=r"needs evaluation\.second_scorer"):
+        run_unsupervised(config, places, Problems(), resume=False)
+
+
+def test_best_figure_without_validation_is_refused(places: Places) -> None:
+    with pytest.raises(TrainingConfigError, match=r"is 'cider_d', which needs data\.validation"):
+        run_unsupervised(_config(loop={"best_by": "cider_d"}), places, Problems(), resume=False)
+
+
+def test_unknown_best_figure_is_refused_before_the_first_step(places: Places) -> None:
+    config = _config(data={"validation": "photos"}, loop={"best_by": "cider"})
+    with pytest.raises(TrainingConfigError, match=r"figures are cider_d, "):
+        run_unsupervised(config, places, Problems(), resume=False)
+    assert _logged(places.out, "loss") == []
 
 
 def test_stages_can_follow_each_other_either_way(places: Places) -> None:
@@ -117,9 +177,12 @@ def _config(**changes: Any) -> UnsupervisedConfig:
     return config_from(UnsupervisedConfig, merged)
 
 
+def _lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
 def _logged(out: Path, name: str) -> list[float]:
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line[name] for line in lines if name in line]
+    return [line[name] for line in _lines(out) if name in line]
 
 
 def _mean(values: list[float]) -> float:

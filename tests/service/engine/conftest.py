@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.captioner import Captioner
-from models.clip import ImageFeatures
+from models.image_features import ImageFeatures
 from service.engine.engine import Engine, EngineSettings
 from service.engine.observer import Failure, Stage
 from service.engine.results import ImageCaptions, Priority

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from models.captioner import Captioner
-from models.clip import ImageFeatures
-from models.generation import OptionError, generate_naive
+from models.generation import OptionError
+from models.image_features import ImageFeatures
+from models.naive import generate_naive
 from service.engine.engine import Engine
 from service.engine.errors import (
     CaptioningError,

@@ -1,0 +1,128 @@
+"""`semicap models` and the names that SEMICAP_CHECKPOINT takes."""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Config
+
+from models.checkpoint import CheckpointError
+from service.cli import main
+from service.model_store import ModelStore
+from tests.models.clipcap import ClipCap
+from tests.service import pictures
+from tests.tiny import byte_level_bpe, tiny_clip
+
+Semicap = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def semicap(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Semicap:
+    """Runs a command line over a data folder of its own."""
+    monkeypatch.setenv("SEMICAP_DATA_DIR", str(tmp_path / "data"))
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["semicap", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """ClipCap's layout at toy size, beside the folders "clip" and "gpt2" that it needs."""
+    tokenizer = byte_level_bpe()
+    tiny_clip(tmp_path / "clip")
+    (tmp_path / "gpt2").mkdir()
+    tokenizer.save(tmp_path / "gpt2")
+    gpt2 = GPT2Config(vocab_size=tokenizer.vocab_size, n_embd=64, n_layer=1, n_head=1, n_positions=64)
+    torch.save(ClipCap("mlp", gpt2, embed_dim=16).published_state(), tmp_path / "weights.pt")
+    return tmp_path / "weights.pt"
+
+
+def import_weights(semicap: Semicap, weights: Path, name: str = "clipcap-coco") -> tuple[int, str, str]:
+    here = weights.parent
+    files = ("--clip", str(here / "clip"), "--gpt2-files", str(here / "gpt2"))
+    return semicap("models", "import-clipcap", str(weights), "--name", name, *files)
+
+
+def test_imported_model_is_listed_shown_and_captions_by_its_name(
+    semicap: Semicap, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert semicap("models", "list") == (0, "", "")
+    status, out, _ = import_weights(semicap, weights)
+    assert status == 0
+    version = re.findall(r"imported clipcap-coco/([0-9a-f]{12});", out)[0]
+    listed = semicap("models", "list")[1]
+    assert f"clipcap-coco/{version}  imported " in listed
+    shown = semicap("models", "show", "clipcap-coco")[1]
+    assert shown.startswith(str(tmp_path / "data" / "models" / "clipcap-coco" / version))
+    assert "weights.pt" in shown
+
+    photo = tmp_path / "cat.png"
+    photo.write_bytes(pictures.encoded(pictures.cat(), "PNG"))
+    for name in ("clipcap-coco", f"clipcap-coco/{version}"):
+        monkeypatch.setenv("SEMICAP_CHECKPOINT", name)
+        status, out, err = semicap("caption", str(photo), "--json", "--strategy", "greedy")
+        assert (status, err.count("Traceback")) == (0, 0)
+        assert '"captions"' in out
+
+
+def test_importing_the_same_weights_again_says_where_they_are(semicap: Semicap, weights: Path) -> None:
+    import_weights(semicap, weights)
+    status, _, err = import_weights(semicap, weights)
+    assert status == 2
+    assert "is here already; remove" in err
+    assert import_weights(semicap, weights, "other")[0] == 0
+
+
+def test_what_cannot_be_imported_is_one_line_and_leaves_nothing(
+    semicap: Semicap, weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.pt").write_text("not weights")
+    for file, name, said in [
+        (tmp_path / "none.pt", "x", "there is no file"),
+        (tmp_path / "text.pt", "x", "neither .safetensors nor"),
+        (weights, "../x", "'../x' cannot name a model"),
+    ]:
+        status, out, err = import_weights(semicap, file.parent / file.name, name)
+        assert (status, out, len(err.splitlines())) == (2, "", 1)
+        assert said in err
+    assert semicap("models", "list")[1] == ""
+    assert not list((tmp_path / "data").rglob("*.safetensors"))
+
+
+def test_unknown_name_says_which_there_are(
+    semicap: Semicap, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_weights(semicap, weights)
+    monkeypatch.setattr("service.log.configure_logging", lambda **_: None)
+    monkeypatch.setenv("SEMICAP_CHECKPOINT", "clipcap-cooc")
+    status, _, err = semicap("serve")
+    assert status == 2
+    assert "clipcap-cooc is not a checkpoint folder, and there is no model 'clipcap-cooc'" in err
+    assert "has clipcap-coco/" in err
+    assert "there is no model 'nope'" in semicap("models", "show", "nope")[2]
+
+
+def test_a_name_means_its_newest_import(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    for age, version in enumerate(["new", "old"]):
+        folder = tmp_path / "pets" / version
+        shutil.copytree(tiny_checkpoint, folder)
+        os.utime(folder / "config.json", (1e9 - age, 1e9 - age))
+    store = ModelStore(tmp_path)
+    assert [one.id for one in store.models()] == ["pets/new", "pets/old"]
+    assert store.model("pets").version == "new"
+    assert store.find(Path("pets/old")) == tmp_path / "pets" / "old"
+    assert store.find(None) is None
+    assert store.find(tiny_checkpoint) == tiny_checkpoint
+    with pytest.raises(CheckpointError, match="pets/older"):
+        store.find(Path("pets/older"))

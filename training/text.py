@@ -1,0 +1,107 @@
+"""Captions alone: the text tower learns what they mean, the decoder learns English."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from models.image_features import ImageFeatures
+from training import distributed
+from training.config import Places, TextConfig
+from training.data import Problems, read_caption_groups
+from training.labelled import captions_loss, draw_captions, encode_texts
+from training.loop import Losses, TrainingResult, train
+from training.losses import contrastive_loss
+from training.optim import freeze
+from training.order import seed_at
+from training.sources import read_captioned_sources
+from training.starting import Origin, check_clip_can_be_saved, from_shape, write_with_clip
+from training.towers import new_towers
+
+TOWERS = "towers"
+
+
+class TextStage:
+    """Two captions of a photo find each other in the batch; one is written from the other's embedding."""
+
+    name = "text"
+
+    def __init__(self, origin: Origin, config: TextConfig, *, groups: Sequence[Sequence[Tensor]]) -> None:
+        self.module = origin.captioner
+        self.items = len(groups)
+        self._origin, self._config, self._groups = origin, config, groups
+        origin.captioner.set_trainable(("text tower", "mapping", "decoder"))
+        freeze(origin.captioner, config.frozen)
+        check_clip_can_be_saved(origin)
+
+    def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
+        pairs = [draw_captions(self._groups[row], 2, generator) for row in rows]
+        read = self._encode([first for first, _ in pairs])
+        parts = {"captioning": self._write(read, [second for _, second in pairs], generator)}
+        has_other = torch.tensor([len(self._groups[row]) > 1 for row in rows])
+        if self._config.contrastive > 0 and has_other.any():
+            others = self._encode([pairs[place][1] for place in has_other.nonzero().flatten().tolist()])
+            parts["contrastive"] = contrastive_loss(
+                read[has_other.to(read.device)], others, scale=1 / self._config.temperature
+            )
+        weights = vars(self._config)
+        total = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
+        return Losses(total, parts)
+
+    def evaluate(self) -> dict[str, float]:
+        return {}
+
+    def samples(self) -> list[str]:
+        return []
+
+    def write_result(self, folder: Path, *, step: int) -> None:
+        write_with_clip(
+            self._origin,
+            folder,
+            stage=self.name,
+            step=step,
+            dtype="float32",
+            data=self._config.data,
+            figures={},
+        )
+
+    def _encode(self, captions: Sequence[Tensor]) -> Float[Tensor, "captions embed"]:
+        return self.module.clip.encode_text(self.module.bridge.clip_ids(captions)).float()
+
+    def _write(self, read: Tensor, captions: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+        noise = torch.randn(read.shape, generator=generator).to(read)
+        noisy = read + noise * self._config.noise / read.shape[1] ** 0.5
+        features = ImageFeatures(functional.normalize(noisy, dim=-1))
+        return captions_loss(self.module, features, captions, label_smoothing=self._config.label_smoothing)
+
+
+def run_text(config: TextConfig, places: Places, problems: Problems, *, resume: bool) -> TrainingResult:
+    """The stage from its configuration to its checkpoint."""
+    device = distributed.start(config.loop.device)
+    with distributed.first_rank_first():
+        stage = build_text(config, places, problems, device=device)
+        problems.report(places.out)
+    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+
+
+def build_text(config: TextConfig, places: Places, problems: Problems, *, device: torch.device) -> TextStage:
+    """The stage with its captions read and its towers at their start."""
+    model, seed = config.model, seed_at(0, seed=config.loop.seed)
+    if not model.clip:
+        merges = places.run(config.tokenizer) if config.tokenizer else None
+        folder = places.out / TOWERS
+        new_towers(config.towers, places, merges=merges, folder=folder, seed=seed)
+        model = replace(model, clip=str(folder.resolve()))
+    origin = from_shape(model, places, seed=seed, device=device)
+    groups = read_caption_groups([places.data / file for file in config.data.text], problems)
+    if config.data.labelled:
+        groups += read_captioned_sources(
+            [places.data / folder for folder in config.data.labelled], problems
+        ).texts()
+    encoded = [encode_texts(origin.captioner, group.texts, group.sources, problems)[0] for group in groups]
+    return TextStage(origin, config, groups=[group for group in encoded if group])
