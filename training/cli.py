@@ -26,7 +26,7 @@ from training.page import MAX_PHOTOS, write_page
 from training.report import Report
 from training.run import dry_run_recipe, read_step, run_recipe, run_step
 from training.state import ResumeError
-from training.tables import labels, notes, terminal_table
+from training.tables import labels, notes, provenance, terminal_table
 from training.toml_reader import TrainingConfigError, setting_lines
 
 EXPECTED_ERRORS = (
@@ -216,9 +216,11 @@ def _check_results(*files: Path | None) -> None:
 
 def _print_figures(reports: Sequence[Report], comparison: Comparison | None) -> None:
     console = Console()
+    for line in provenance(reports):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(terminal_table(reports, comparison.differences if comparison else {}))
-    for note in notes(reports):
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    for line in notes(reports):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _train(stage: str, config: Path, places: Places, overrides: list[str], *, resume: bool) -> None:

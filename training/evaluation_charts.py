@@ -9,7 +9,7 @@ from training.report import Report
 from training.tables import labels
 
 DISTRIBUTIONS = ("clip_similarity", SECOND + "clip_similarity", "cider_d")
-LOSS_POINTS = 150
+LOSS_POINTS = 60
 
 
 def distribution_charts(reports: Sequence[Report]) -> list[Chart]:

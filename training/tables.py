@@ -66,27 +66,30 @@ def notes(reports: Sequence[Report]) -> list[str]:
     return lines
 
 
-def terminal_table(reports: Sequence[Report], differences: Mapping[str, Difference]) -> Table:
-    """Provenance, then the figures by group."""
+def provenance(reports: Sequence[Report]) -> list[str]:
+    """What was measured, by whom, on what: a line each."""
     first = reports[0]
-    table = Table(box=None, title_justify="left", title=escape(f"{first.images} photos of {first.data}"))
-    table.add_column("")
+    lines = [f"{first.images} photos of {first.data}"]
+    for label, report in zip(labels(reports), reports, strict=True):
+        lines.append(f"{label}: {report.model} {report.version}, scorer {report.scorer}")
+    return lines + ([f"second scorer: {first.second_scorer}"] if first.second_scorer else [])
+
+
+def terminal_table(reports: Sequence[Report], differences: Mapping[str, Difference]) -> Table:
+    """The figures by group; 80 columns hold two checkpoints."""
+    table = Table(box=None)
+    table.add_column("", no_wrap=True)
     for label in labels(reports):
         table.add_column(escape(label), justify="right")
     if differences:
-        table.add_column("difference", justify="right")
-        table.add_column("95 % interval", justify="right")
-    table.add_row("model", *(escape(f"{report.model} {report.version}") for report in reports))
-    table.add_row("scorer", *(escape(report.scorer) for report in reports))
-    if first.second_scorer:
-        table.add_row("second scorer", *(escape(report.second_scorer or "") for report in reports))
-    group = ""
-    for row in figure_rows(reports, differences):
-        if row.figure.group != group:
-            group = row.figure.group
-            table.add_section()
-            table.add_row(f"[bold]{group}[/bold]")
-        table.add_row(row.figure.title, *row.values, *_difference_cells(row, differences))
+        table.add_column("difference", justify="right", no_wrap=True)
+        table.add_column("95 % interval", justify="right", no_wrap=True)
+    rows = figure_rows(reports, differences)
+    for group in dict.fromkeys(row.figure.group for row in rows):
+        table.add_row(f"[bold]{group}[/bold]")
+        for row in rows:
+            if row.figure.group == group:
+                table.add_row(row.figure.title, *row.values, *_difference_cells(row, differences))
     return table
 
 

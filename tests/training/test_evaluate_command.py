@@ -1,6 +1,7 @@
 """semicap evaluate as a person calls it: the table, the JSON, the page, and what it says of wrong data."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,8 @@ def test_a_checkpoint_does_not_differ_from_itself(checkpoint: Path, photos: Path
     assert report["differences"]["cider_d"] == {"value": 0, "low": 0, "high": 0}
     assert report["differences"]["bleu_4"] == {"value": 0, "low": None, "high": None}
     assert "95 % interval" in output
+    assert f"supervised, step 1 ({report['version']}): tiny {report['version']}, scorer tiny-clip" in output
+    assert "0.000 to 0.000" in output  # on one line, in the 80 columns of a terminal
 
 
 def test_figures_of_different_own_scorers_are_not_compared(
@@ -126,6 +129,25 @@ def test_page_draws_the_curves_of_the_run_that_the_checkpoint_lies_in(
     page = file.read_text()
     assert "While training: supervised, step 1" in page
     assert "CIDEr-D against R@1 over the steps" in page
+
+
+def test_shards_and_karpathy_files_have_pages_too(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    shard, split = tmp_path / "photos-000.tar", tmp_path / "split.json"
+    names = list(SCENES)[:3]
+    with tarfile.open(shard, "w") as tar:
+        for name in names:
+            tar.add(photos / name, name)
+            caption = tmp_path / f"{Path(name).stem}.txt"
+            caption.write_text(SCENES[name][1])
+            tar.add(caption, caption.name)
+    images = [{"filename": name, "split": "val", "sentences": [{"raw": SCENES[name][1]}]} for name in names]
+    (photos / split.name).write_text(json.dumps({"images": images}))
+    for source in (shard, photos / f"{split.name}#val"):
+        file = tmp_path / "page.html"
+        code, output = _call(checkpoint, source, "--html", file, *FAST)
+        assert code == 0, output
+        assert "CIDEr-D" in output
+        assert file.read_text().count('src="data:image/jpeg;base64,') == len(names)
 
 
 def test_unreadable_photo_is_left_out_and_counted(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
