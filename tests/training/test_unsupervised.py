@@ -63,12 +63,12 @@ def test_length_term_shortens_captions(places: Places) -> None:
 
 @pytest.mark.parametrize("estimator", ["gumbel-parallel", "reinforce"])
 def test_repetition_term_stops_repeating(places: Places, estimator: str) -> None:
-    """A caption that is pulled to be long by nothing but the pairs it may not repeat."""
+    """Cold samples of a random decoder say one word over and over."""
     reward = {"similarity": 0.0, "repetition": 5.0}
-    config = _config(reward=reward, rollout={"estimator": estimator, "temperature": 0.3}, loop={"epochs": 30})
-    run_unsupervised(config, places, Problems(), resume=False)
+    rollout = {"estimator": estimator, "temperature": 0.05, "max_tokens": 12}
+    run_unsupervised(_config(reward=reward, rollout=rollout), places, Problems(), resume=False)
     repeated = _logged(places.out, "repetition")
-    assert _mean(repeated[:3]) > 0.05
+    assert _mean(repeated[:3]) > 0.004
     assert _mean(repeated[-5:]) < 0.3 * _mean(repeated[:3])
 
 
