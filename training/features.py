@@ -20,6 +20,9 @@ from training.shards import ShardedArrays, cached_arrays
 from training.toml_reader import TrainingConfigError
 
 ENCODE_BATCH = 64
+CPU_ENCODE_BATCH = 8
+"""133 instead of 66 images/s of MobileNetV2 at 224 x 224 on two cores: a feature map of 64 images is larger
+than the caches, and the kernel hands out and clears its memory anew for each layer."""
 JPEG_QUALITY = 40
 ZOOM = 0.85
 
@@ -90,9 +93,8 @@ def cached_features(
 
     def compute(files: Sequence[ImageFile]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
         pixels, unreadable = read_pixel_batch(files, clip.preprocess, workers=workers)
-        parts = [
-            _encode(clip, pixels[at : at + ENCODE_BATCH], views) for at in range(0, len(pixels), ENCODE_BATCH)
-        ]
+        size = CPU_ENCODE_BATCH if next(clip.parameters()).device.type == "cpu" else ENCODE_BATCH
+        parts = [_encode(clip, pixels[at : at + size], views) for at in range(0, len(pixels), size)]
         if with_grid and "grid" not in parts[0]:
             raise TrainingConfigError("model.mapping.kind", [f"must be mlp: {clip.name} has no feature map"])
         return {name: np.concatenate([part[name] for part in parts]) for name in kept}, unreadable
