@@ -108,32 +108,6 @@ def test_new_captioner_is_built_from_its_shape(places: Places) -> None:
     assert load_captioner(result.folder).config.mapping.kind == "grid"
 
 
-def test_resumed_run_reads_its_text_warm_up_back_even_where_the_decoder_is_frozen(
-    places: Places, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Frozen parts are in no saved state: they come from the warm-up, whose captions are not read again."""
-    corpus = places.data / "text.jsonl"
-    corpus.write_text("".join(json.dumps({"text": caption}) + "\n" for _, caption in SCENES.values()))
-    shape = {"kind": "mlp", "prefix_length": 2}
-    config = _config(
-        init="",
-        frozen=["decoder."],
-        data={"text": ["text.jsonl"]},
-        model={"clip": "start/parts/clip", "max_tokens": 12, "mapping": shape, "decoder": TINY_DECODER},
-        text_pretraining={"epochs": 2, "batch_size": 4},
-        loop={"epochs": 6, "save_every": 2},
-    )
-    unbroken = run_supervised(config, replace(places, out=places.run("unbroken")), Problems(), resume=False)
-    monkeypatch.setattr(SupervisedStage, "losses", _failing_at(SupervisedStage.losses, 5))
-    with pytest.raises(RuntimeError, match="power cut"):
-        run_supervised(config, places, Problems(), resume=False)
-    monkeypatch.undo()
-    corpus.unlink()
-    resumed = run_supervised(config, places, Problems(), resume=True)
-    for name, value in _weights(unbroken.folder).items():
-        torch.testing.assert_close(_weights(resumed.folder)[name], value, rtol=0, atol=1e-6)
-
-
 def test_too_long_captions_are_skipped_and_named(places: Places) -> None:
     metadata = places.data / "photos" / "metadata.jsonl"
     long = {"file_name": "red.png", "captions": ["the dog " * 10]}
