@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from training.config import AugmentConfig
+from training.config_parts import AugmentConfig
 
 
 def augment(

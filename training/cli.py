@@ -20,6 +20,7 @@ from training.data import DataError
 from training.disk import WriteError
 from training.dry_run import DryRun, dry_run
 from training.evaluate import evaluate_checkpoint, read_evaluation_photos
+from training.experiment import run_experiment
 from training.history import history_of
 from training.loop import TrainingDivergedError
 from training.page import MAX_PHOTOS, write_page
@@ -132,6 +133,18 @@ def train_recipe(
             return
         results = run_recipe(folder, data=data, out=out)
         Console().print(f"recipe finished: {results[-1]}", highlight=False, soft_wrap=True)
+
+
+@train_app.command("experiment")
+def train_experiment(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder with experiment.toml and its steps")],
+    data: DataRoot,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="folder of runs, one each arm and seed")],
+) -> None:
+    """Train every arm of an experiment, measure all alike, write a page; a second start goes on."""
+    with _errors_in_one_line():
+        page = run_experiment(folder, data=data, out=out)
+        Console().print(f"experiment finished: {page}", highlight=False, soft_wrap=True)
 
 
 @train_app.command("settings")

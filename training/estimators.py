@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from models.bridge import SoftRows
 from models.decoder import CaptionDecoder
-from training.config import RolloutConfig
+from training.config_parts import RolloutConfig
 from training.rollout import Relaxation, Rollout, relax, teacher_forced
 from training.sampling import Sampler
 

@@ -8,7 +8,6 @@ import open_clip
 
 from models.checkpoint import CheckpointError, read_manifest
 from training.config import (
-    DataConfig,
     JointConfig,
     Places,
     ReleaseConfig,
@@ -17,6 +16,7 @@ from training.config import (
     TextConfig,
     UnsupervisedConfig,
 )
+from training.config_parts import DataConfig
 from training.data import DataError, Problems, read_texts
 from training.sources import read_captioned_sources, read_image_sources
 

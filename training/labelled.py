@@ -12,7 +12,8 @@ from torch import Tensor
 
 from models.captioner import Captioner
 from models.image_features import ImageFeatures
-from training.config import DataConfig, Places
+from training.config import Places
+from training.config_parts import DataConfig
 from training.data import CaptionedImages, Problems, sample_rows
 from training.features import FeatureStore, cached_features
 from training.lazy import Chosen, LazySequence
@@ -121,10 +122,15 @@ def padded(token_ids: Sequence[Tensor], pad_id: int) -> Int[Tensor, "captions le
     return torch.nn.utils.rnn.pad_sequence(list(token_ids), batch_first=True, padding_value=pad_id)
 
 
+def read_labelled(data: DataConfig, places: Places, problems: Problems) -> CaptionedImages:
+    """The labelled images that a configuration uses."""
+    labelled = read_captioned_sources([places.data / folder for folder in data.labelled], problems)
+    return labelled.select(sample_rows(len(labelled), count=data.max_labelled, seed=data.split_seed))
+
+
 def read_pairs(captioner: Captioner, data: DataConfig, places: Places, problems: Problems) -> CaptionPairs:
     """The labelled images of a configuration, ready to train on."""
-    labelled = read_captioned_sources([places.data / folder for folder in data.labelled], problems)
-    labelled = labelled.select(sample_rows(len(labelled), count=data.max_labelled, seed=data.split_seed))
+    labelled = read_labelled(data, places, problems)
     encoded, rows = encode_captions(captioner, labelled, problems)
     images = labelled.select(rows).images
     features, readable = cached_features(

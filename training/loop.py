@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from training import distributed
-from training.config import LoopConfig, OptimConfig
+from training.config_parts import LoopConfig, OptimConfig
 from training.disk import WriteError, writing
 from training.journal import Journal, open_journal
 from training.optim import WeightAverage, build_optimizer, largest, lr_share, optimized

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.config import OptimConfig
+from training.config_parts import OptimConfig
 from training.toml_reader import TrainingConfigError
 
 

@@ -65,6 +65,16 @@ class Report:
         write_json(path, asdict(self))
 
 
+def read_report(path: Path) -> Report:
+    """The report that `Report.write` wrote."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    images = [
+        EvaluatedImage(**{**image, "references": tuple(image["references"])})
+        for image in values.pop("captions")
+    ]
+    return Report(**values, captions=tuple(images))
+
+
 def write_json(path: Path, values: Mapping[str, object]) -> None:
     """Readable JSON, text unescaped."""
     path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -78,16 +78,18 @@ def run_recipe(folder: Path, *, data: Path, out: Path) -> list[Path]:
 
     Each step writes to `out/<name of its file>`, where later steps find its result.
     """
-    results = []
-    for name, config in _read_recipe(folder):
-        places = Places(data, out / name)
-        if (places.out / FINISHED).is_file():
-            summary = json.loads((places.out / FINISHED).read_text())
-            Console().print(f"{name}: finished before, skipped", highlight=False)
-            results.append(places.out / summary["result"])
-        else:
-            results.append(run_step(config, places, resume=True))
-    return results
+    return [
+        run_unless_finished(name, config, Places(data, out / name)) for name, config in _read_recipe(folder)
+    ]
+
+
+def run_unless_finished(name: str, config: StageConfig, places: Places) -> Path:
+    """Runs a step, goes on with a cut one, skips a finished one; returns where its result lies."""
+    if not (places.out / FINISHED).is_file():
+        return run_step(config, places, resume=True)
+    summary = json.loads((places.out / FINISHED).read_text())
+    Console().print(f"{name}: finished before, skipped", highlight=False)
+    return places.out / str(summary["result"])
 
 
 def dry_run_recipe(folder: Path, *, data: Path, out: Path) -> list[DryRun]:

@@ -14,7 +14,8 @@ from models.config import CaptionerConfig, ClipConfig, DecoderConfig
 from models.gpt2 import load_gpt2
 from models.lora import add_adapters
 from models.tokenizer import CaptionTokenizer, ClipVocabulary, Gpt2Vocabulary
-from training.config import CaptionerShape, DataConfig, Places, SupervisedConfig, UnsupervisedConfig
+from training.config import Places, SupervisedConfig, UnsupervisedConfig
+from training.config_parts import CaptionerShape, DataConfig
 from training.optim import freeze
 from training.order import generator_at
 from training.toml_reader import TrainingConfigError

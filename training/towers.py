@@ -9,7 +9,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 
 from models.clip import LOCAL_CONFIG, LOCAL_MERGES, ClipEncoder, write_local_config
-from training.config import Places, TowersConfig
+from training.config import Places
+from training.config_parts import TowersConfig
 
 
 def new_towers(config: TowersConfig, places: Places, *, merges: Path | None, folder: Path, seed: int) -> None:

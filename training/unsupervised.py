@@ -11,10 +11,11 @@ from models.captioner import Captioner
 from models.image_features import ImageFeatures
 from training import distributed
 from training.config import Places, UnsupervisedConfig
-from training.data import Problems, sample_rows
+from training.config_parts import DataConfig
+from training.data import Images, Problems, sample_rows
 from training.estimators import Estimate, build_estimator
 from training.features import FeatureStore, cached_features
-from training.labelled import CaptionPairs, captions_loss, read_pairs
+from training.labelled import CaptionPairs, captions_loss, read_labelled, read_pairs
 from training.loop import Losses, TrainingResult, train
 from training.losses import kl_to_reference, length_excess, repetition
 from training.rewards import ClipRewards
@@ -135,10 +136,7 @@ def build_unsupervised(
     """The stage with its starting checkpoint and its photos read."""
     origin = from_checkpoint(places.run(config.init), device=device)
     _check_context(config, origin.captioner)
-    images = read_image_sources([places.data / folder for folder in config.data.unlabelled], problems)
-    images = images.select(
-        sample_rows(len(images), count=config.data.max_unlabelled, seed=config.data.split_seed)
-    )
+    images = _read_unlabelled(config.data, places, problems)
     features, _ = cached_features(
         images,
         origin.captioner.clip,
@@ -153,6 +151,14 @@ def build_unsupervised(
     pairs = read_pairs(origin.captioner, config.data, places, problems) if has_replay else None
     validation = read_validation(origin.captioner, config.data, config.evaluation, places, problems)
     return UnsupervisedStage(origin, config, images=features, pairs=pairs, validation=validation)
+
+
+def _read_unlabelled(data: DataConfig, places: Places, problems: Problems) -> Images:
+    images = read_image_sources([places.data / folder for folder in data.unlabelled], problems)
+    if data.disjoint:
+        labelled = {str(file) for file in read_labelled(data, places, problems).images.files}
+        images = images.select([row for row, file in enumerate(images.files) if str(file) not in labelled])
+    return images.select(sample_rows(len(images), count=data.max_unlabelled, seed=data.split_seed))
 
 
 def _frozen_copy(captioner: Captioner) -> Captioner:

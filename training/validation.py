@@ -4,7 +4,8 @@ import numpy as np
 
 from models.captioner import Captioner
 from models.generation import GenerationOptions
-from training.config import DataConfig, EvaluationConfig, Places
+from training.config import Places
+from training.config_parts import DataConfig, EvaluationConfig
 from training.data import CaptionedImages, Problems
 from training.evaluate import (
     SecondOpinion,

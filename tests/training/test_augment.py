@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training.augment import augment, random_colour, random_crop, recompress
-from training.config import AugmentConfig
+from training.config_parts import AugmentConfig
 
 NOTHING = AugmentConfig(min_crop_area=1.0, max_aspect=1.0, flip=0.0, colour=0.0, jpeg_probability=0.0)
 

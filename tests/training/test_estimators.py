@@ -14,7 +14,7 @@ from models.config import DecoderConfig
 from models.decoder import CaptionDecoder, Continuation
 from tests.tiny import byte_level_bpe, tiny_captioner, tiny_gpt2_captioner
 from tests.training.sharp import WORDS, prefix_of_two, rewards_of_two, sampler_of, sharpen
-from training.config import RolloutConfig
+from training.config_parts import RolloutConfig
 from training.estimators import (
     Estimate,
     Estimator,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.config import OptimConfig
+from training.config_parts import OptimConfig
 from training.optim import WeightAverage, build_optimizer, freeze, lr_share, parameter_groups
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.config import LoopConfig, OptimConfig
+from training.config_parts import LoopConfig, OptimConfig
 from training.loop import Losses, TrainingResult, train
 
 OPTIM = OptimConfig(lr=0.02, warmup_steps=3)
