@@ -13,7 +13,7 @@ DEFAULT_MODEL := models/pretrained/default
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test check format lock default-model clean
+.PHONY: help install serve test check format lock default-model experiment clean
 
 help:  ## show this list
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "%-16s%s\n", $$1, $$2}' Makefile
@@ -51,6 +51,12 @@ default-model: $(INSTALLED)  ## train the default model again: DATA=folder of ph
 	test ! -e $(DEFAULT_MODEL) || mv $(DEFAULT_MODEL) $(DEFAULT_MODEL).old
 	mv $(DEFAULT_MODEL).new $(DEFAULT_MODEL)
 	rm -rf $(DEFAULT_MODEL).old
+
+experiment: $(INSTALLED)  ## train and measure the arms of docs/experiment.md: DATA=folder of photos
+	@test -n "$(DATA)" || { echo "make experiment needs DATA=FOLDER, the photos to learn from" >&2; exit 2; }
+	$(BIN)/semicap train recipe training/recipes/default --data "$(DATA)" --out runs/default
+	$(BIN)/semicap train recipe training/recipes/second-scorer --data "$(DATA)" --out runs/second-scorer
+	$(BIN)/semicap train experiment training/recipes/experiment --data "$(DATA)" --out runs/experiment
 
 clean:  ## remove .venv, caches and build output; runs/ and semicap-data/ stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
