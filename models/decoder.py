@@ -112,6 +112,9 @@ class CaptionDecoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
+        self.output: nn.Module | None = (
+            None  # a packed copy of output_weight, where models/packing.py made one
+        )
         self._initialise()
 
     def _initialise(self) -> None:
@@ -218,7 +221,7 @@ class CaptionDecoder(nn.Module):
         self, prefix: Float[Tensor, "images prefix width"], cache: KVCache, image_slots: Int[Tensor, "images"]
     ) -> Float[Tensor, "images vocab"]:
         """Reads prefixes into their slots of the cache; returns the logits of the first token of each."""
-        last, keys_values = self._read_prefix(prefix)
+        last, keys_values = self._read_prefix(prefix.to(self.position_embedding.weight.dtype))
         for layer, (keys, values) in enumerate(keys_values):
             cache.prefix[0, layer].index_copy_(0, image_slots, keys)
             cache.prefix[1, layer].index_copy_(0, image_slots, values)
@@ -276,6 +279,8 @@ class CaptionDecoder(nn.Module):
         return self.token_embedding.weight[: self.config.vocab_size]
 
     def _logits(self, states: Tensor) -> Tensor:
+        if self.output is not None:
+            return self.output(states)  # type: ignore[no-any-return]
         return functional.linear(states, self.output_weight)
 
 
