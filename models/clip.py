@@ -1,5 +1,6 @@
 """CLIP through open_clip: images and captions to unit vectors in one space, frozen."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -94,9 +95,16 @@ class ClipEncoder(nn.Module):
     def vocab_size(self) -> int:
         return int(self.text.token_embedding.num_embeddings)
 
+    def with_image_tower_in(self, dtype: torch.dtype) -> Self:
+        """The same encoder, its text tower shared, with a copy of the image tower in another format."""
+        model = copy.copy(self.model)
+        model._modules = {**self.model._modules, "visual": copy.deepcopy(self.visual).to(dtype)}
+        return type(self)(model, self.tokenizer, self.preprocess, name=self.name, revision=self.revision)
+
     def encode_image(self, pixels: Float[Tensor, "batch 3 height width"]) -> ImageFeatures:
         """Embedding and feature map of normalised pixels."""
         visual: Any = self.model.visual
+        pixels = pixels.to(next(visual.parameters()).dtype)
         if isinstance(visual, TimmModel):
             cells = visual.trunk.forward_features(pixels.contiguous(memory_format=torch.channels_last))
             pooled = visual.head(visual.trunk.forward_head(cells))
@@ -106,6 +114,7 @@ class ClipEncoder(nn.Module):
             pooled, grid = visual(pixels)
         else:
             pooled, grid = visual(pixels), None
+        pooled, grid = pooled.float(), None if grid is None else grid.float()
         return ImageFeatures(functional.normalize(pooled, dim=-1), grid, pooled.norm(dim=-1))
 
     def tokenize(self, captions: Sequence[str]) -> Int[Tensor, "captions length"]:

@@ -48,6 +48,7 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.norm_2 = nn.LayerNorm(config.width)
         self.up = nn.Linear(config.width, 4 * config.width)
+        self.activation: nn.Module = nn.GELU(approximate="tanh")
         self.down = nn.Linear(4 * config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.recomputes = False
@@ -68,7 +69,7 @@ class Block(nn.Module):
         self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
     ) -> Tensor:
         x = x + self.dropout(self.attention.attend(queries, keys, values, mask))
-        hidden = functional.gelu(self.up(self.norm_2(x)), approximate="tanh")
+        hidden = self.activation(self.up(self.norm_2(x)))
         return x + self.dropout(self.down(hidden))  # type: ignore[no-any-return]
 
 
@@ -187,7 +188,7 @@ class CaptionDecoder(nn.Module):
         x = self.dropout(prefix + positions)
         mask = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
         keys_values = []
-        for block in self._layers:
+        for block in self.layers:
             queries, keys, values = block.project(x)
             keys_values.append((keys, values))
             x = block.finish(x, queries, keys, values, mask)
@@ -199,7 +200,7 @@ class CaptionDecoder(nn.Module):
         x = self.dropout(embeddings + self.position_embedding.weight[first : first + length])
         mask = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)
         keys_values = []
-        for block, (past_keys, past_values) in zip(self._layers, continuation.keys_values, strict=True):
+        for block, (past_keys, past_values) in zip(self.layers, continuation.keys_values, strict=True):
             queries, keys, values = block.project(x)
             keys, values = torch.cat([past_keys, keys], dim=2), torch.cat([past_values, values], dim=2)
             keys_values.append((keys, values))
@@ -255,7 +256,7 @@ class CaptionDecoder(nn.Module):
         mask = functional.pad(is_visible, (self.prefix_length, 0), value=True)[:, None, None]
         x = self.token_embedding(token_ids) + self.position_embedding(self.prefix_length + lengths)
         x = x.unsqueeze(1)
-        for layer, block in enumerate(self._layers):
+        for layer, block in enumerate(self.layers):
             queries, keys, values = block.project(x)
             cache.tokens[0, layer, rows, lengths] = keys.squeeze(2)
             cache.tokens[1, layer, rows, lengths] = values.squeeze(2)
@@ -266,11 +267,12 @@ class CaptionDecoder(nn.Module):
 
     def recompute_activations(self) -> None:
         """From now on each layer's inner activations are computed again for the gradient instead of kept."""
-        for block in self._layers:
+        for block in self.layers:
             block.recomputes = True
 
     @property
-    def _layers(self) -> list[Block]:
+    def layers(self) -> list[Block]:
+        """The blocks, typed."""
         return list(self.blocks)  # type: ignore[arg-type]
 
     @property

@@ -6,6 +6,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from service.engine.observer import Failure, Stage
 from service.engine.results import ImageCaptions, Priority
+from service.engine.speed import Speed
 
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -89,6 +90,13 @@ class Metrics:
             registry=registry,
         )
 
+        self.speed_info = Gauge(
+            "semicap_engine_info",
+            "1 for the number format of each part of the model.",
+            ("part", "precision"),
+            registry=registry,
+        )
+
     def set_model(self, *, name: str, version: str, scorer: str, scorer_revision: str) -> None:
         """Names the model that answers from now on."""
         self.model_info.clear()
@@ -107,6 +115,11 @@ class Metrics:
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+    def speed_chosen(self, speed: Speed) -> None:
+        self.speed_info.clear()
+        self.speed_info.labels("decoder", speed.decoder).set(1)
+        self.speed_info.labels("image tower", speed.image_tower).set(1)
 
     def depth_changed(self, *, depth: int) -> None:
         self.queue_depth.set(depth)

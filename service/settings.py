@@ -29,6 +29,12 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", description="Where the model runs: auto, cpu, cuda, cuda:1, mps.")
 
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        "auto",
+        description="Number format of the weights on a CPU: auto (bf16 where it is measured to be faster), "
+        "fp32, bf16, or int8 (fastest for one image, captions change more: docs/performance.md).",
+    )
+
     max_images_per_request: int = Field(64, ge=1, le=1024, description="Images in one request.")
     max_image_bytes: int = Field(20 * MEBIBYTE, ge=1, description="Bytes of one encoded image.")
     max_image_pixels: int = Field(

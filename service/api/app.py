@@ -95,7 +95,7 @@ def _build_engine(
     metrics.set_model(name=model.name, version=model.version, scorer=clip.name, scorer_revision=clip.revision)
     return Engine(
         model.captioner,
-        settings=EngineSettings(max_depth=settings.max_queued_images),
+        settings=EngineSettings(max_depth=settings.max_queued_images, precision=settings.precision),
         observer=metrics,
         on_fatal=lifecycle.fail,
     )

@@ -26,6 +26,7 @@ from service.engine.places import Places
 from service.engine.rate import RateMeter
 from service.engine.results import ImageCaptions, Priority
 from service.engine.settings import DEFAULTS, EngineSettings
+from service.engine.speed import with_speed
 from service.engine.threads import limit_threads
 from service.engine.waiting import WaitingLine
 from service.engine.warmup import warm_up
@@ -210,6 +211,9 @@ class Engine:
     def _run(self) -> None:
         try:
             limit_threads()
+            self._captioner, speed = with_speed(self._captioner, self._settings.precision)
+            self._observer.speed_chosen(speed)
+            log.info("weights: decoder %s, image tower %s", speed.decoder, speed.image_tower)
             warm_up(self._captioner, encode_batch=self._settings.encode_batch)
             pipeline = Pipeline(self._captioner, settings=self._settings, observer=self._observer)
             with self._changed:

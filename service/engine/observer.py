@@ -3,6 +3,7 @@
 from typing import Literal, Protocol
 
 from service.engine.results import ImageCaptions, Priority
+from service.engine.speed import Speed
 
 Stage = Literal["encode", "prefill", "decode", "score"]
 Failure = Literal["deadline", "cancelled", "failed", "stopped"]
@@ -10,6 +11,9 @@ Failure = Literal["deadline", "cancelled", "failed", "stopped"]
 
 class EngineObserver(Protocol):
     """Instrumentation of the engine; all durations in seconds."""
+
+    def speed_chosen(self, speed: Speed) -> None:
+        """The engine starts, with its model in these number formats."""
 
     def depth_changed(self, *, depth: int) -> None:
         """Images that hold a place now: reserved, waiting or running."""
@@ -29,6 +33,8 @@ class EngineObserver(Protocol):
 
 class SilentObserver:
     """Listens to nothing."""
+
+    def speed_chosen(self, speed: Speed) -> None: ...
 
     def depth_changed(self, *, depth: int) -> None: ...
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from models.generation import MAX_BEAMS
+from service.engine.speed import Wanted
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,7 @@ class EngineSettings:
         max_depth: images that may hold a place: reserved, waiting or running; bulk work takes at most half.
         max_images: images decoded side by side.
         max_rows: sequences decoded side by side; a beam of 4 takes 4.
+        precision: number format of the weights on a CPU (service/engine/speed.py).
         encode_batch: images encoded between two decode steps; on a CPU, CLIP gains nothing beyond 8.
     """
 
@@ -20,6 +22,7 @@ class EngineSettings:
     max_images: int = 32
     max_rows: int = 128
     encode_batch: int = 8
+    precision: Wanted = "auto"
 
     def __post_init__(self) -> None:
         if self.max_rows < MAX_BEAMS:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from service.engine.engine import Engine
+from service.engine.engine import Engine, EngineSettings
 from service.engine.options import CaptionOptions
 from service.images import ImageLimits
 from service.model_store import ModelStore
@@ -87,7 +87,7 @@ class CaptionCommand:
         listener: "_ProgressListener",
         skipped: int,
     ) -> int:
-        engine = Engine(model.captioner)
+        engine = Engine(model.captioner, settings=EngineSettings(precision=settings.precision))
         files = FileCaptioning(
             engine,
             model,

@@ -13,6 +13,7 @@ from models.image_features import ImageFeatures
 from service.engine.engine import Engine, EngineSettings
 from service.engine.observer import Failure, Stage
 from service.engine.results import ImageCaptions, Priority
+from service.engine.speed import Speed
 from tests.tiny import tiny_captioner
 
 WAIT_S = 30.0
@@ -45,6 +46,10 @@ class Recorder:
         self.admissions: list[Priority] = []
         self.answers: list[ImageCaptions] = []
         self.losses: list[Failure] = []
+        self.speeds: list[Speed] = []
+
+    def speed_chosen(self, speed: Speed) -> None:
+        self.speeds.append(speed)
 
     def depth_changed(self, *, depth: int) -> None:
         self.depth = depth
@@ -109,8 +114,9 @@ def recorder() -> Recorder:
 def make_engine(captioner: Captioner, recorder: Recorder) -> Iterator[Callable[..., Engine]]:
     engines: list[Engine] = []
 
-    def make(on_fatal: Callable[[BaseException], None] = lambda error: None, **settings: int) -> Engine:
-        engine = Engine(captioner, settings=EngineSettings(**settings), observer=recorder, on_fatal=on_fatal)
+    def make(on_fatal: Callable[[BaseException], None] = lambda error: None, **bounds: int) -> Engine:
+        settings = EngineSettings(precision="fp32", **bounds)  # the oracle's, so that captions are its own
+        engine = Engine(captioner, settings=settings, observer=recorder, on_fatal=on_fatal)
         engines.append(engine)
         engine.start()
         return engine
