@@ -24,7 +24,7 @@ from models.decode import decode
 from models.decoder import CaptionDecoder
 from models.generation import GenerationOptions
 from models.gpt2 import load_gpt2
-from models.packing import packed
+from models.packing import packed_decoder
 
 PREFIX, NEW_TOKENS, EOS = 10, 20, 50256
 WORK = (("greedy", 1, 1), ("greedy", 1, 8), ("greedy", 1, 32), ("beam", 5, 1), ("beam", 5, 8))
@@ -86,7 +86,7 @@ def _ways(*, seed: int) -> Mapping[str, Callable[[Tensor, int], Captions]]:
 
 
 def _packed_way(decoder: CaptionDecoder, precision: Any) -> Callable[[Tensor, int], Captions]:
-    fast = packed(decoder, precision)
+    fast = packed_decoder(decoder, precision)
     return lambda prefix, beams: _decode(fast, prefix, beams)
 
 

@@ -95,10 +95,10 @@ class ClipEncoder(nn.Module):
     def vocab_size(self) -> int:
         return int(self.text.token_embedding.num_embeddings)
 
-    def with_image_tower_in(self, dtype: torch.dtype) -> Self:
-        """The same encoder, its text tower shared, with a copy of the image tower in another format."""
+    def with_visual(self, visual: nn.Module) -> Self:
+        """The same encoder around another image tower; the text tower is shared."""
         model = copy.copy(self.model)
-        model._modules = {**self.model._modules, "visual": copy.deepcopy(self.visual).to(dtype)}
+        model._modules = {**self.model._modules, "visual": visual}
         return type(self)(model, self.tokenizer, self.preprocess, name=self.name, revision=self.revision)
 
     def encode_image(self, pixels: Float[Tensor, "batch 3 height width"]) -> ImageFeatures:

@@ -92,8 +92,8 @@ class Metrics:
 
         self.speed_info = Gauge(
             "semicap_engine_info",
-            "1 for the number format of each part of the model.",
-            ("part", "precision"),
+            "1 for the number format of the model's weights.",
+            ("precision",),
             registry=registry,
         )
 
@@ -118,8 +118,7 @@ class Metrics:
 
     def speed_chosen(self, speed: Speed) -> None:
         self.speed_info.clear()
-        self.speed_info.labels("decoder", speed.decoder).set(1)
-        self.speed_info.labels("image tower", speed.image_tower).set(1)
+        self.speed_info.labels(speed.precision).set(1)
 
     def depth_changed(self, *, depth: int) -> None:
         self.queue_depth.set(depth)

@@ -31,8 +31,8 @@ class Settings(BaseSettings):
 
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         "auto",
-        description="Number format of the weights on a CPU: auto (bf16 where it is measured to be faster), "
-        "fp32, bf16, or int8 (fastest for one image, captions change more: docs/performance.md).",
+        description="Number format of the weights on a CPU: auto (int8 where it is measured to be faster), "
+        "fp32, int8, or bf16 (fastest in large batches, on which captions then depend: docs/performance.md).",
     )
 
     max_images_per_request: int = Field(64, ge=1, le=1024, description="Images in one request.")

@@ -213,7 +213,7 @@ class Engine:
             limit_threads()
             self._captioner, speed = with_speed(self._captioner, self._settings.precision)
             self._observer.speed_chosen(speed)
-            log.info("weights: decoder %s, image tower %s", speed.decoder, speed.image_tower)
+            log.info("weights in %s; seconds measured: %s", speed.precision, dict(speed.measured_s))
             warm_up(self._captioner, encode_batch=self._settings.encode_batch)
             pipeline = Pipeline(self._captioner, settings=self._settings, observer=self._observer)
             with self._changed:

@@ -13,7 +13,7 @@ class EngineObserver(Protocol):
     """Instrumentation of the engine; all durations in seconds."""
 
     def speed_chosen(self, speed: Speed) -> None:
-        """The engine starts, with its model in these number formats."""
+        """The engine starts, with its model's weights in this format."""
 
     def depth_changed(self, *, depth: int) -> None:
         """Images that hold a place now: reserved, waiting or running."""

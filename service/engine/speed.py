@@ -1,7 +1,7 @@
-"""Number formats of the model's parts, chosen by measuring them on this machine."""
+"""The number format of the model's weights, chosen by measuring it on this machine."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,16 +9,15 @@ import torch
 
 from models.captioner import Captioner
 from models.decode import decode
-from models.decoder import CaptionDecoder
 from models.generation import GenerationOptions
 from models.packing import Precision, can_pack, packed
 
 Wanted = Literal["auto", "fp32", "bf16", "int8"]
-IMAGES, BEAMS, TOKENS = 8, 4, 6
+IMAGES, BEAMS, TOKENS = 8, 4, 8
 """Work that is timed: a moderately full engine with the default options."""
 RUNS = 3
 WORTHWHILE = 1.1
-"""bf16 must be so much faster than fp32 to be taken; less is noise."""
+"""int8 must be so much faster than fp32 to be taken; less is noise."""
 
 
 @dataclass(frozen=True)
@@ -26,76 +25,46 @@ class Speed:
     """What was chosen, and why.
 
     Args:
-        decoder: format of the decoder's weights.
-        image_tower: of CLIP's image tower. Its text tower, which gives the scores, stays in fp32.
-        measured_s: seconds of the timed work by "part format"; empty where nothing was measured.
+        measured_s: seconds of the timed work by format; empty where there was nothing to choose.
     """
 
-    decoder: Precision
-    image_tower: Literal["fp32", "bf16"]
+    precision: Precision
     measured_s: Mapping[str, float]
 
 
 @torch.inference_mode()
 def with_speed(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
-    """The captioner in the formats that are fastest here, or in those that are wanted.
+    """The captioner in the format that is fastest here, or in the one that is wanted.
 
-    auto takes bf16 where it was measured to be faster, part by part; int8, which changes captions more, is
-    for those who ask for it. On an accelerator everything stays as it is.
+    auto is int8 where that was measured to be faster: as in fp32, a caption does not depend on the batch.
+    bf16, faster in large batches, is for those who do not mind that it can. On an accelerator all stays as
+    it is.
 
     Raises:
         ValueError: a format that this machine cannot run.
     """
     if captioner.device.type != "cpu" or wanted == "fp32":
-        return captioner, Speed("fp32", "fp32", {})
+        return captioner, Speed("fp32", {})
     if wanted != "auto":
-        tower: Literal["fp32", "bf16"] = "bf16" if can_pack("bf16") else "fp32"
-        return _converted(captioner, wanted, tower), Speed(wanted, tower, {})
-    if not can_pack("bf16"):
-        return captioner, Speed("fp32", "fp32", {})
-    half = _converted(captioner, "bf16", "bf16")
-    pixels = torch.zeros(IMAGES, 3, captioner.clip.image_size, captioner.clip.image_size)
-    prefix = captioner.prefix(captioner.encode_image(pixels))
-    measured = {
-        "decoder fp32": _seconds(lambda: _decode(captioner.decoder, prefix, captioner)),
-        "decoder bf16": _seconds(lambda: _decode(half.decoder, prefix, captioner)),
-        "image tower fp32": _seconds(lambda: captioner.encode_image(pixels)),
-        "image tower bf16": _seconds(lambda: half.encode_image(pixels)),
-    }
-    decoder: Precision = _choice(measured, "decoder")
-    image_tower = _choice(measured, "image tower")
-    return _converted(captioner, decoder, image_tower), Speed(decoder, image_tower, measured)
+        return packed(captioner, wanted), Speed(wanted, {})
+    if not can_pack("int8"):
+        return captioner, Speed("fp32", {})
+    small = packed(captioner, "int8")
+    measured = {"fp32": seconds(captioner), "int8": seconds(small)}
+    if measured["int8"] * WORTHWHILE < measured["fp32"]:
+        return small, Speed("int8", measured)
+    return captioner, Speed("fp32", measured)
 
 
-def _converted(captioner: Captioner, decoder: Precision, image_tower: Literal["fp32", "bf16"]) -> Captioner:
-    if decoder == image_tower == "fp32":
-        return captioner
-    return Captioner(
-        captioner.clip.with_image_tower_in(torch.bfloat16) if image_tower == "bf16" else captioner.clip,
-        captioner.mapping,
-        packed(captioner.decoder, decoder) if decoder != "fp32" else captioner.decoder,
-        tokenizer=captioner.tokenizer,
-        bridge=captioner.bridge,
-        config=captioner.config,
-    ).eval()
-
-
-def _choice(measured: Mapping[str, float], part: str) -> Literal["fp32", "bf16"]:
-    return "bf16" if measured[f"{part} bf16"] * WORTHWHILE < measured[f"{part} fp32"] else "fp32"
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    """Least time of a few runs: what others do on the machine only ever adds."""
-    run()
-    times = []
-    for _ in range(RUNS):
-        began = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
-def _decode(decoder: CaptionDecoder, prefix: torch.Tensor, captioner: Captioner) -> None:
+def seconds(captioner: Captioner) -> float:
+    """Least time of a few runs over grey images: what else the machine does only ever adds."""
     tokens = min(TOKENS, captioner.config.max_tokens)
     options = GenerationOptions(num_beams=BEAMS, min_tokens=tokens, max_tokens=tokens)
-    decode(decoder, prefix, options, tokens=captioner.tokenizer, max_images=len(prefix))
+    pixels = torch.zeros(IMAGES, 3, captioner.clip.image_size, captioner.clip.image_size)
+    times = []
+    for _ in range(RUNS + 1):
+        began = time.perf_counter()
+        prefix = captioner.prefix(captioner.encode_image(pixels))
+        decode(captioner.decoder, prefix, options, tokens=captioner.tokenizer, max_images=IMAGES)
+        times.append(time.perf_counter() - began)
+    return min(times[1:])

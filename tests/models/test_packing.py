@@ -1,6 +1,7 @@
 """Packed decoders against the plain one: close to it, and blind to what else is in the batch."""
 
 import copy
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -8,15 +9,29 @@ import torch
 from torch.nn import functional
 
 from models import packing
+from models.checkpoint import DEFAULT_CHECKPOINT, load_captioner
+from models.config import MappingConfig
 from models.decode import decode
 from models.generation import GenerationOptions
-from models.packing import LAYERS, PackedLinear, can_pack, packed
+from models.image_features import ImageFeatures
+from models.packing import (
+    LAYERS,
+    ExactLinear,
+    Int8Linear,
+    Layer,
+    PackedLinear,
+    can_pack,
+    packed,
+    packed_decoder,
+)
 from tests.models.toy import MAX_TOKENS, ToyTokens, toy_decoder, toy_prefixes
+from tests.tiny import tiny_captioner
 
 Format = Literal["bf16", "int8"]
 FORMATS: tuple[Format, ...] = ("bf16", "int8")
 ERROR = {"bf16": 0.01, "int8": 0.02}
 """Largest relative error of a product: 8 bits of mantissa, 8 bits in all."""
+needs_int8 = pytest.mark.skipif(not can_pack("int8"), reason="oneDNN has no int8 here")
 on_every_format = pytest.mark.parametrize(
     "format",
     [
@@ -37,13 +52,15 @@ def test_layer_is_close_to_the_plain_one(format: Format, has_bias: bool) -> None
     assert (y - expected).norm() < ERROR[format] * expected.norm()
 
 
-@on_every_format
-def test_row_gets_the_same_result_whatever_stands_beside_it(format: Format) -> None:
-    layer, x = LAYERS[format](torch.randn(768, 256), torch.randn(768)), torch.randn(160, 256)
+@needs_int8
+@pytest.mark.parametrize("layer", [Int8Linear, ExactLinear])
+def test_row_gets_the_same_result_whatever_stands_beside_it(layer: Layer) -> None:
+    linear, x = layer(torch.randn(320, 1280), torch.randn(320)), torch.randn(160, 1280)
     x[1::2] *= 100  # a scale for the whole batch would drown the other rows
-    alone = layer(x[:1])
-    for rows in (2, 3, 5, 8, 32, 160):
-        assert torch.equal(layer(x[:rows])[:1], alone)
+    together = linear(x)
+    for rows in (1, 2, 5, 32):
+        parts = [linear(x[at : at + rows]) for at in range(0, 160, rows)]
+        assert torch.equal(torch.cat(parts), together)
 
 
 @pytest.mark.skipif(not can_pack("bf16"), reason="oneDNN has no bf16 here")
@@ -58,7 +75,7 @@ def test_gelu_in_the_layer_is_the_one_after_it() -> None:
 def test_packed_decoder_says_nearly_the_same_and_leaves_the_plain_one_alone(format: Format) -> None:
     decoder, prefixes = toy_decoder(), toy_prefixes(6)
     before = copy.deepcopy(decoder.state_dict())
-    fast = packed(decoder, format)
+    fast = packed_decoder(decoder, format)
     logits = []
     for one in (decoder, fast):
         cache = one.new_cache(images=6, rows=6, max_tokens=MAX_TOKENS)
@@ -67,12 +84,10 @@ def test_packed_decoder_says_nearly_the_same_and_leaves_the_plain_one_alone(form
     assert all(torch.equal(value, before[name]) for name, value in decoder.state_dict().items())
 
 
-@on_every_format
+@needs_int8
 @pytest.mark.parametrize("strategy", ["greedy", "beam"])
-def test_caption_is_the_same_alone_and_among_others(
-    format: Format, strategy: Literal["greedy", "beam"]
-) -> None:
-    fast, prefixes = packed(toy_decoder(), format), toy_prefixes(24)
+def test_caption_is_the_same_alone_and_among_others(strategy: Literal["greedy", "beam"]) -> None:
+    fast, prefixes = packed_decoder(toy_decoder(), "int8"), toy_prefixes(24)
     options = GenerationOptions(strategy, max_tokens=MAX_TOKENS)
     together = decode(fast, prefixes, options, tokens=ToyTokens(), max_images=24)
     for at in range(24):
@@ -80,14 +95,47 @@ def test_caption_is_the_same_alone_and_among_others(
         assert [one.token_ids for one in alone[0]] == [one.token_ids for one in together[at]]
 
 
-def test_machine_without_the_operators_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@needs_int8
+@pytest.mark.parametrize("kind", ["mlp", "grid", "transformer"])
+def test_prefix_is_the_same_alone_and_among_others(
+    tmp_path: Path, kind: Literal["mlp", "grid", "transformer"]
+) -> None:
+    mapping = MappingConfig(kind, 3, grid_cells=4, grid_channels=32, heads=2)
+    captioner = tiny_captioner(tmp_path, mapping=mapping).requires_grad_(False)
+    fast, generator = packed(captioner, "int8"), torch.Generator().manual_seed(0)
+    features = ImageFeatures(
+        functional.normalize(torch.randn(24, 16, generator=generator), dim=-1),
+        torch.randn(24, 4, 32, generator=generator),
+    )
+    together, expected = fast.prefix(features), captioner.prefix(features)
+    assert (together - expected).norm() < 0.05 * expected.norm()
+    for at in range(24):
+        one = ImageFeatures(features.embedding[at : at + 1], features.grid[at : at + 1])  # type: ignore[index]
+        assert torch.equal(fast.prefix(one), together[at : at + 1])
+
+
+@needs_int8
+def test_convolutional_tower_sees_nearly_the_same_and_the_same_alone_and_among_others() -> None:
+    captioner = load_captioner(DEFAULT_CHECKPOINT)
+    fast = packed(captioner, "int8")
+    pixels = torch.randn(8, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        together, expected = fast.encode_image(pixels), captioner.encode_image(pixels)
+        alone = fast.encode_image(pixels[2:3])
+    assert (together.embedding * expected.embedding).sum(dim=1).min() > 0.99
+    assert torch.equal(alone.embedding, together.embedding[2:3])
+    assert torch.equal(alone.grid, together.grid[2:3])  # type: ignore[arg-type, index]
+    assert fast.clip.text.token_embedding is captioner.clip.text.token_embedding
+
+
+def test_machine_without_the_operators_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*arguments: object) -> None:
         raise NotImplementedError("no such kernel")
 
     monkeypatch.setitem(packing.LAYERS, "bf16", missing)
     assert not can_pack("bf16")
-    with pytest.raises(ValueError, match="cannot run the decoder in bf16; fp32 always works"):
-        packed(toy_decoder(), "bf16")
+    with pytest.raises(ValueError, match="cannot run the model in bf16; fp32 always works"):
+        packed(tiny_captioner(tmp_path), "bf16")
 
 
 def test_operators_that_compute_something_else_are_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
