@@ -44,6 +44,7 @@ lock: $(UV)  ## pin what pyproject.toml asks for, with hashes; UPGRADE=--upgrade
 
 default-model: $(INSTALLED)  ## train the default model again: DATA=folder of photos
 	@test -n "$(DATA)" || { echo "make default-model needs DATA=FOLDER, the photos to learn from" >&2; exit 2; }
+	$(BIN)/semicap train recipe training/recipes/second-scorer --data "$(DATA)" --out runs/second-scorer
 	$(BIN)/semicap train recipe training/recipes/default --data "$(DATA)" --out runs/default
 	rm -rf $(DEFAULT_MODEL).new
 	cp -R runs/default/6-release/model $(DEFAULT_MODEL).new
@@ -54,8 +55,8 @@ default-model: $(INSTALLED)  ## train the default model again: DATA=folder of ph
 
 experiment: $(INSTALLED)  ## train and measure the arms of docs/experiment.md: DATA=folder of photos
 	@test -n "$(DATA)" || { echo "make experiment needs DATA=FOLDER, the photos to learn from" >&2; exit 2; }
-	$(BIN)/semicap train recipe training/recipes/default --data "$(DATA)" --out runs/default
 	$(BIN)/semicap train recipe training/recipes/second-scorer --data "$(DATA)" --out runs/second-scorer
+	$(BIN)/semicap train recipe training/recipes/default --data "$(DATA)" --out runs/default
 	$(BIN)/semicap train experiment training/recipes/experiment --data "$(DATA)" --out runs/experiment
 
 clean:  ## remove .venv, caches and build output; runs/ and semicap-data/ stay

@@ -118,6 +118,7 @@ class ReleaseConfig:
     checkpoints: tuple[str, ...] = setting(doc="checkpoints to measure, relative to the folder of runs; the last one is released")
     validation: str = setting(doc="labelled folder, never trained on, relative to the data root")
     num_beams: int = setting(4, "1: greedy", low=1, high=16)
+    second_scorer: str = setting("", "CLIP folder of an independent scorer, relative to the folder of runs; empty: none")
     about: str = setting("", "Markdown that the card begins with")
 
 # fmt: on

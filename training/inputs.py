@@ -57,6 +57,14 @@ def check_inputs(config: StageConfig, places: Places, *, earlier: Collection[str
     return inputs
 
 
+def missing_results(config: StageConfig, places: Places, *, earlier: Collection[str]) -> list[str]:
+    """The faults of a step that names a result which is not there and which no earlier step makes."""
+    inputs = Inputs()
+    for setting, relative in _results_read(config):
+        _check_result(setting, relative, places, earlier, inputs)
+    return inputs.faults
+
+
 def _results_read(config: StageConfig) -> Iterator[tuple[str, str]]:
     named: list[tuple[str, str]] = []
     if isinstance(config, TextConfig):
@@ -69,6 +77,7 @@ def _results_read(config: StageConfig) -> Iterator[tuple[str, str]]:
             named.append(("model.clip", config.model.clip))
     elif isinstance(config, ReleaseConfig):
         named = [("checkpoints", checkpoint) for checkpoint in config.checkpoints]
+        named.append(("second_scorer", config.second_scorer))
     yield from ((setting, relative) for setting, relative in named if relative)
 
 

@@ -9,22 +9,16 @@ from models.generation import GenerationOptions
 from training.config import Places, ReleaseConfig
 from training.disk import new_folder
 from training.evaluate import evaluate_checkpoint, read_evaluation_photos
+from training.figures import FIGURES
 from training.report import Report
 
-CARD_FIGURES = {
-    "cider_d": "CIDEr-D",
-    "bleu_4": "BLEU-4",
-    "rouge_l": "ROUGE-L",
-    "clip_similarity": "CLIP similarity",
-    "clip_score": "CLIPScore",
-    "r@1": "caption -> image R@1 (%)",
-    "r@5": "R@5 (%)",
-    "r@10": "R@10 (%)",
-    "distinct_captions": "distinct captions (%)",
-    "vocabulary": "words used",
-    "length_mean": "words in a caption",
-    "repetition": "repeated word pairs (%)",
-}
+CARD_FIGURES = (
+    *("cider_d", "bleu_4", "rouge_l"),
+    *("clip_similarity", "clip_score", "r@1", "r@5", "r@10"),
+    *("second_clip_similarity", "second_clip_score", "second_r@1", "second_r@5", "second_r@10"),
+    *("distinct_captions", "vocabulary", "length_mean", "repetition"),
+)
+"""Names in training/figures.py; those that were not measured are left out."""
 
 
 def run_release(config: ReleaseConfig, places: Places) -> Path:
@@ -41,7 +35,13 @@ def run_release(config: ReleaseConfig, places: Places) -> Path:
     )
     photos = read_evaluation_photos(places.data / config.validation)
     reports = [
-        evaluate_checkpoint(places.run(checkpoint), photos, options=options, cache=places.cache)
+        evaluate_checkpoint(
+            places.run(checkpoint),
+            photos,
+            options=options,
+            cache=places.cache,
+            second_scorer=places.run(config.second_scorer) if config.second_scorer else None,
+        )
         for checkpoint in config.checkpoints
     ]
     for report in reports:
@@ -66,17 +66,24 @@ def model_card(config: ReleaseConfig, reports: Sequence[Report], *, num_bytes: i
         "## Figures",
         "",
         f"{last.images} validation photos ({config.validation}), never trained on; {_decoding(config)}. "
-        f"The CLIP figures are by the model's own scorer, {last.scorer}. Stage 2 is trained against it, "
-        "so they flatter stage 2.",
+        f"CLIP figures are by the model's own scorer, {last.scorer}. Stage 2 is trained against it, so they "
+        f"flatter stage 2. {_second_scorer(last)}",
         "",
         "| | " + " | ".join(f"{report.stage}, step {report.step}" for report in reports) + " |",
         "|---" * (len(reports) + 1) + "|",
     ]
-    for name, title in CARD_FIGURES.items():
+    for name in CARD_FIGURES:
         if all(name in report.figures for report in reports):
-            values = (f"{report.figures[name]:.{3 if 'clip' in name else 1}f}" for report in reports)
-            lines.append(f"| {title} | " + " | ".join(values) + " |")
+            figure = FIGURES[name]
+            values = (figure.shown(report.figures[name]) for report in reports)
+            lines.append(f"| {figure.full_title} | " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _second_scorer(report: Report) -> str:
+    if report.second_scorer is None:
+        return "No other scorer has judged it."
+    return f"The second scorer, {report.second_scorer}, was in no loss."
 
 
 def _decoding(config: ReleaseConfig) -> str:

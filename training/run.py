@@ -23,6 +23,7 @@ from training.config import (
 from training.data import Problems, read_texts
 from training.disk import replace_text
 from training.dry_run import DryRun, dry_run
+from training.inputs import missing_results
 from training.joint import run_joint
 from training.release import run_release
 from training.sources import read_captioned_sources
@@ -78,9 +79,16 @@ def run_recipe(folder: Path, *, data: Path, out: Path) -> list[Path]:
 
     Each step writes to `out/<name of its file>`, where later steps find its result.
     """
-    return [
-        run_unless_finished(name, config, Places(data, out / name)) for name, config in _read_recipe(folder)
+    steps = _read_recipe(folder)
+    names = [name for name, _ in steps]
+    faults = [
+        f"step {name}: {fault}"
+        for place, (name, config) in enumerate(steps)
+        for fault in missing_results(config, Places(data, out / name), earlier=names[:place])
     ]
+    if faults:
+        raise TrainingConfigError(str(folder), faults)
+    return [run_unless_finished(name, config, Places(data, out / name)) for name, config in steps]
 
 
 def run_unless_finished(name: str, config: StageConfig, places: Places) -> Path:

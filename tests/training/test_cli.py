@@ -107,6 +107,19 @@ def test_mistake_in_a_late_step_is_found_before_the_first_one_runs(tmp_path: Pat
     assert not (out / "1-words").exists()
 
 
+def test_result_that_no_step_makes_is_found_before_the_first_one_runs(tmp_path: Path) -> None:
+    recipe, out = _recipe(tmp_path)
+    (recipe / "3-card.toml").write_text(
+        'stage = "release"\nvalidation = "photos"\n'
+        'checkpoints = ["2-captions/model"]\nsecond_scorer = "judge"\n'
+    )
+    code, output = _call("train", "recipe", str(recipe), "--data", str(tmp_path / "data"), "--out", str(out))
+    assert code == 1
+    assert "step 3-card: second_scorer: " in output
+    assert "does not exist, and no earlier step makes it" in output
+    assert not (out / "1-words").exists()
+
+
 def test_settings_are_listed_with_their_meaning() -> None:
     code, output = _call("train", "settings", "unsupervised")
     assert code == 0

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from models.checkpoint import Provenance, load_captioner, read_manifest, save_captioner
+from tests.tiny import tiny_clip
 from training import cli
 from training.config import Places, ReleaseConfig
 from training.disk import WriteError
@@ -59,7 +61,18 @@ def test_card_has_a_column_for_each_stage_and_names_scorer_size_and_photos(stage
     ]
     expected = " | ".join(f"{report['figures']['clip_score']:.3f}" for report in reports)
     assert f"| CLIPScore | {expected} |" in table
-    assert {"CIDEr-D", "BLEU-4", "caption -> image R@1 (%)"} <= {line.split(" | ")[0][2:] for line in table}
+    assert {"CIDEr-D", "BLEU-4", "R@1"} <= {line.split(" | ")[0][2:] for line in table}
+    assert "No other scorer has judged it." in card
+    assert "second scorer |" not in card
+
+
+def test_second_scorer_is_named_and_has_rows_of_its_own(stages: Places) -> None:
+    tiny_clip(stages.run("other"), seed=5)
+    card = (run_release(replace(CONFIG, second_scorer="other"), stages) / "README.md").read_text()
+    report = json.loads((stages.out / "unsupervised.json").read_text())
+    assert f"The second scorer, {report['second_scorer']}, was in no loss." in card
+    row = next(line for line in card.splitlines() if line.startswith("| CLIPScore by the second scorer |"))
+    assert row.endswith(f"| {report['figures']['second_clip_score']:.3f} |")
 
 
 def test_released_folder_is_the_last_checkpoint_and_loads(stages: Places) -> None:
@@ -82,8 +95,8 @@ def test_missing_checkpoint_is_one_line_before_anything_is_measured(places: Plac
     arguments = ["train", "recipe", str(recipe), "--data", str(places.data), "--out", str(places.out.parent)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
-    expected = f"error: {places.run('second/model')} is not a checkpoint: it has no config.json"
-    assert result.output.strip() == expected
+    missing = f"{places.run('second/model')} does not exist, and no earlier step makes it"
+    assert result.output.strip().endswith(f"step 1-release: checkpoints: {missing}")
     assert not places.cache.exists()
 
 
