@@ -8,6 +8,7 @@ import typer
 
 from service import release
 from service.errors import CommandError, ServiceError
+from service.keys_cli import keys_app
 from service.models_cli import models_app
 from service.settings import read_settings
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 
 app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")
 
 _PASSED_ON: dict[Any, Any] = {"ignore_unknown_options": True, "allow_extra_args": True}
 _HAS_OWN_HELP: dict[str, Any] = {"context_settings": _PASSED_ON, "add_help_option": False}
@@ -50,20 +52,26 @@ def serve(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder or name of the model to serve [SEMICAP_CHECKPOINT].")
     ] = None,
+    open_access: Annotated[
+        bool, typer.Option("--open-access", help="Answer others without API keys [SEMICAP_OPEN_ACCESS].")
+    ] = False,
 ) -> int:
     """Run the HTTP service. Every other setting is an environment variable (SEMICAP_...)."""
-    settings = read_settings(host=host, port=port, checkpoint=checkpoint)
+    settings = read_settings(host=host, port=port, checkpoint=checkpoint, open_access=open_access or None)
     from models.checkpoint import CheckpointError
+    from service.key_ring import KeyRing
+    from service.keys import KeyFileError, KeyStore
     from service.log import configure_logging
     from service.model_store import ModelStore
     from service.registry import DeviceError, load_served_model
-    from service.server import PortError, run_server
+    from service.server import OpenAddressError, PortError, check_open_address, run_server
 
     configure_logging(level=settings.log_level, format=settings.log_format)
     try:
+        check_open_address(settings, KeyRing(KeyStore(settings.keys_file)))
         folder = ModelStore(settings.models_dir).find(settings.checkpoint)
         return run_server(settings, load_served_model(folder, device=settings.device))
-    except (CheckpointError, DeviceError, PortError) as error:
+    except (CheckpointError, DeviceError, KeyFileError, OpenAddressError, PortError) as error:
         raise CommandError(str(error)) from error
 
 

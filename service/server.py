@@ -1,6 +1,7 @@
 """`semicap serve`: uvicorn in this process, ended gracefully by a signal, at once by a second Ctrl-C."""
 
 import asyncio
+import ipaddress
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.api.app import create_app
+from service.key_ring import KeyRing
 from service.lifecycle import Lifecycle
 from service.registry import ServedModel
 from service.settings import Settings
@@ -29,6 +31,10 @@ log = structlog.stdlib.get_logger("semicap.server")
 
 class PortError(OSError):
     """The address cannot be listened on; the message says why and what to do."""
+
+
+class OpenAddressError(RuntimeError):
+    """Others could call the service without a key; the message says what to do."""
 
 
 class GracefulServer(uvicorn.Server):
@@ -66,6 +72,20 @@ class GracefulServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def check_open_address(settings: Settings, ring: KeyRing) -> None:
+    """Returns when only this machine can call, or callers need a key, or the operator has said that all may.
+
+    Raises:
+        OpenAddressError: none of these.
+    """
+    if settings.open_access or ring.is_required or _is_loopback(settings.host):
+        return
+    raise OpenAddressError(
+        f"others can reach {settings.host or 'every address'}, and there is no API key yet: make one with "
+        "'semicap keys create NAME', or answer everybody with --open-access (SEMICAP_OPEN_ACCESS=true)"
+    )
+
+
 def run_server(settings: Settings, model: ServedModel) -> int:
     """Serves until a signal comes; the process's exit status.
 
@@ -94,6 +114,8 @@ def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
@@ -108,3 +130,11 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port}: {error.strerror or error}; "
             "choose another address with --host and --port (SEMICAP_HOST, SEMICAP_PORT)"
         ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host or None, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)

@@ -4,32 +4,14 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from service.cli import main
 from service.engine.options import CaptionOptions
 from tests.service import pictures
-
-Semicap = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def semicap(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Semicap:
-    """Runs a command line; exit status, standard output, standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["semicap", *arguments])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
+from tests.service.conftest import Semicap
 
 
 def test_help_lists_the_commands_without_loading_torch() -> None:
