@@ -59,19 +59,18 @@ def serve(
     """Run the HTTP service. Every other setting is an environment variable (SEMICAP_...)."""
     settings = read_settings(host=host, port=port, checkpoint=checkpoint, open_access=open_access or None)
     from models.checkpoint import CheckpointError
-    from service.key_ring import KeyRing
-    from service.keys import KeyFileError, KeyStore
     from service.log import configure_logging
     from service.model_store import ModelStore
+    from service.open_address import check_open_address
     from service.registry import DeviceError, load_served_model
-    from service.server import OpenAddressError, PortError, check_open_address, run_server
+    from service.server import PortError, run_server
 
     configure_logging(level=settings.log_level, format=settings.log_format)
+    check_open_address(settings)
     try:
-        check_open_address(settings, KeyRing(KeyStore(settings.keys_file)))
         folder = ModelStore(settings.models_dir).find(settings.checkpoint)
         return run_server(settings, load_served_model(folder, device=settings.device))
-    except (CheckpointError, DeviceError, KeyFileError, OpenAddressError, PortError) as error:
+    except (CheckpointError, DeviceError, PortError) as error:
         raise CommandError(str(error)) from error
 
 

@@ -80,9 +80,10 @@ class ImageFetcher:
     async def _follow(self, url: str, take: Take) -> bytes:
         for _ in range(1 + MAX_REDIRECTS):
             async with get(await self._target(url), self._tls) as answer:
-                if answer.status not in _REDIRECTS:
+                location = answer.header("location")
+                if answer.status not in _REDIRECTS or not location:
                     return await self._image(answer, take)
-                url = urljoin(url, answer.header("location"))
+                url = urljoin(url, location)
         raise ImageUrlError(f"the URL redirects more than {MAX_REDIRECTS} times")
 
     async def _target(self, url: str) -> Target:

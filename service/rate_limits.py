@@ -5,11 +5,13 @@ from functools import lru_cache
 
 import structlog
 from limits import RateLimitItem, parse_many
-from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
+from redis.asyncio import BlockingConnectionPool
 
 _REDIS_TIMEOUT_S = 0.5
+_REDIS_CONNECTIONS = 16
 
 log = structlog.stdlib.get_logger("semicap.rate_limits")
 
@@ -35,7 +37,13 @@ class RateLimits:
     def __init__(self, default: str | None, *, redis_url: str | None = None) -> None:
         self._default = default
         self._memory = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._shared = SlidingWindowCounterRateLimiter(_redis(redis_url)) if redis_url else self._memory
+        self._connections = _connections(redis_url) if redis_url else None
+        self._shared = _shared_by(self._connections) if self._connections else self._memory
+
+    async def close(self) -> None:
+        """Ends the connections to Redis."""
+        if self._connections:
+            await self._connections.disconnect()
 
     async def take(self, client: str, *, rate: str | None = None) -> float:
         """Counts one request; 0, or the seconds after which the client may send the next.
@@ -66,12 +74,22 @@ def _items(rate: str) -> tuple[RateLimitItem, ...]:
     return tuple(sorted(parse_many(rate)))
 
 
-def _redis(url: str) -> Storage:
-    return RedisStorage(
-        f"async+{url}",
-        wrap_exceptions=True,
-        implementation="redispy",
-        key_prefix="semicap:rate",
+def _connections(redis_url: str) -> BlockingConnectionPool:
+    return BlockingConnectionPool.from_url(
+        redis_url,
+        max_connections=_REDIS_CONNECTIONS,
+        timeout=_REDIS_TIMEOUT_S,
         socket_timeout=_REDIS_TIMEOUT_S,
         socket_connect_timeout=_REDIS_TIMEOUT_S,
     )
+
+
+def _shared_by(connections: BlockingConnectionPool) -> SlidingWindowCounterRateLimiter:
+    storage = RedisStorage(
+        "async+redis://",  # the connections know where
+        wrap_exceptions=True,
+        implementation="redispy",
+        key_prefix="semicap:rate",
+        connection_pool=connections,  # type: ignore[arg-type]
+    )
+    return SlidingWindowCounterRateLimiter(storage)

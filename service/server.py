@@ -1,7 +1,6 @@
 """`semicap serve`: uvicorn in this process, ended gracefully by a signal, at once by a second Ctrl-C."""
 
 import asyncio
-import ipaddress
 import os
 import signal
 import socket
@@ -14,7 +13,6 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.api.app import create_app
-from service.key_ring import KeyRing
 from service.lifecycle import Lifecycle
 from service.registry import ServedModel
 from service.settings import Settings
@@ -31,10 +29,6 @@ log = structlog.stdlib.get_logger("semicap.server")
 
 class PortError(OSError):
     """The address cannot be listened on; the message says why and what to do."""
-
-
-class OpenAddressError(RuntimeError):
-    """Others could call the service without a key; the message says what to do."""
 
 
 class GracefulServer(uvicorn.Server):
@@ -70,20 +64,6 @@ class GracefulServer(uvicorn.Server):
         self.lifecycle.stop()
         await asyncio.sleep(REFUSING_S)
         await super().shutdown(sockets)
-
-
-def check_open_address(settings: Settings, ring: KeyRing) -> None:
-    """Returns when only this machine can call, or callers need a key, or the operator has said that all may.
-
-    Raises:
-        OpenAddressError: none of these.
-    """
-    if settings.open_access or ring.is_required or _is_loopback(settings.host):
-        return
-    raise OpenAddressError(
-        f"others can reach {settings.host or 'every address'}, and there is no API key yet: make one with "
-        "'semicap keys create NAME', or answer everybody with --open-access (SEMICAP_OPEN_ACCESS=true)"
-    )
 
 
 def run_server(settings: Settings, model: ServedModel) -> int:
@@ -130,11 +110,3 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port}: {error.strerror or error}; "
             "choose another address with --host and --port (SEMICAP_HOST, SEMICAP_PORT)"
         ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        found = socket.getaddrinfo(host or None, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError:
-        return False
-    return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)

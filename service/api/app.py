@@ -62,6 +62,7 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
     lifecycle = lifecycle or Lifecycle()
     metrics = Metrics()
     ring = KeyRing(KeyStore(settings.keys_file))
+    rates = RateLimits(settings.rate_limit, redis_url=settings.redis_url)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
@@ -75,6 +76,7 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
         finally:
             await run_in_threadpool(engine.stop, drain_s=settings.drain_s)
             pool.shutdown(wait=False, cancel_futures=True)
+            await rates.close()
 
     app = FastAPIOffline(  # /docs without a CDN
         redoc_url=None,
@@ -82,7 +84,7 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
         version=release(),
         description=DESCRIPTION,
         lifespan=lifespan,
-        middleware=_middleware(settings, ring=ring, metrics=metrics, lifecycle=lifecycle),
+        middleware=_middleware(settings, ring=ring, rates=rates, metrics=metrics, lifecycle=lifecycle),
         exception_handlers={
             ServiceError: _answer_service_error,
             HTTPException: _answer_http_error,
@@ -131,11 +133,10 @@ def _build_fetcher(settings: Settings) -> ImageFetcher | None:
 
 
 def _middleware(
-    settings: Settings, *, ring: KeyRing, metrics: Metrics, lifecycle: Lifecycle
+    settings: Settings, *, ring: KeyRing, rates: RateLimits, metrics: Metrics, lifecycle: Lifecycle
 ) -> list[Middleware]:
     """What surrounds every request, the outermost first."""
     budget = BodyBudget(settings.max_body_bytes_in_flight, settings.retry_after_s)
-    rates = RateLimits(settings.rate_limit, redis_url=settings.redis_url)
     return [
         Middleware(RequestContextMiddleware, metrics=metrics),
         *_cross_origin(settings),

@@ -1,6 +1,5 @@
 """Keys, scopes, rates and origins at the real application's border."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,8 @@ from starlette.testclient import TestClient
 
 from service.api.access import OPEN_PATHS, client_network, wanted_scopes
 from service.errors import CommandError
-from service.key_ring import KeyRing
 from service.keys import KeyStore, Scope
-from service.rate_limits import RateLimits
-from service.server import OpenAddressError, check_open_address
+from service.open_address import check_open_address
 from service.settings import Settings, read_settings
 from tests.service import pictures
 from tests.service.conftest import MakeClient, captions_scope
@@ -177,16 +174,6 @@ def test_client_is_told_by_what_it_cannot_change_at_will(host: str, network: str
     assert client_network({"client": None}) == "unknown"
 
 
-def test_rate_is_counted_in_memory_while_redis_does_not_answer() -> None:
-    async def take() -> list[float]:
-        rates = RateLimits("2/hour", redis_url="redis://127.0.0.1:1")
-        return [await rates.take("a") for _ in range(3)]
-
-    waits = asyncio.run(take())
-    assert waits[:2] == [0, 0]
-    assert waits[2] >= 1
-
-
 def test_other_origins_are_not_answered_unless_named(closed: TestClient, client: TestClient) -> None:
     asked = {
         "Origin": ORIGIN,
@@ -204,17 +191,17 @@ def test_other_origins_are_not_answered_unless_named(closed: TestClient, client:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_this_machine_alone_needs_no_key(host: str, tmp_path: Path) -> None:
-    check_open_address(Settings(host=host), KeyRing(KeyStore(tmp_path / "keys.json")))
+    check_open_address(Settings(host=host, data_dir=tmp_path))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.1", "no.such.host.invalid"])
 def test_address_that_others_reach_needs_a_key_or_the_operators_word(host: str, tmp_path: Path) -> None:
-    store = KeyStore(tmp_path / "keys.json")
-    with pytest.raises(OpenAddressError, match=r"semicap keys create.*SEMICAP_OPEN_ACCESS"):
-        check_open_address(Settings(host=host), KeyRing(store))
-    check_open_address(Settings(host=host, open_access=True), KeyRing(store))
-    store.create("a", (Scope.CAPTION,))
-    check_open_address(Settings(host=host), KeyRing(store))
+    settings = Settings(host=host, data_dir=tmp_path)
+    with pytest.raises(CommandError, match=r"semicap keys create.*SEMICAP_OPEN_ACCESS"):
+        check_open_address(settings)
+    check_open_address(Settings(host=host, data_dir=tmp_path, open_access=True))
+    KeyStore(settings.keys_file).create("a", (Scope.CAPTION,))
+    check_open_address(settings)
 
 
 @pytest.mark.parametrize("rate", ["often", "", "0/minute", "5/fortnight"])

@@ -46,6 +46,7 @@ def test_caption_has_a_flag_for_every_option(semicap: Semicap) -> None:
         (("caption", __file__, "--model", "other"), {}, "there is no model 'other'"),
         (("serve", "--checkpoint", "/no/such/model"), {}, "is not a checkpoint"),
         (("serve",), {"SEMICAP_PORT": "70000"}, "SEMICAP_PORT"),
+        (("serve", "--host", "0.0.0.0"), {"SEMICAP_DATA_DIR": "/no/such/folder"}, "semicap keys create"),
         (("serve",), {"SEMICAP_MAX_QUEUED_IMAGES": "3"}, "max_images_per_request (64) is above"),
         (("serve",), {"SEMICAP_DEVICE": "abacus"}, "abacus"),
         (("sing",), {}, "sing"),
