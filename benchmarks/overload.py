@@ -238,7 +238,7 @@ def _print(seen: Seen, memory: list[float], *, capacity: float, queue: int) -> N
     print(f"connections refused: {seen.not_taken}; left out, {MAX_OPEN} being open: {seen.not_sent}")
     second, last = (statistics.mean(part) for part in (memory[third : 2 * third], memory[2 * third :]))
     print(
-        f"memory in MiB: {memory[0]:.0f} at the start, {second:.0f} in the second third, {last:.0f} in the last, "
+        f"memory in MiB: {memory[0]:.0f} at first, {second:.0f} in the second third, {last:.0f} in the last, "
         f"{max(memory):.0f} at most"
     )
 

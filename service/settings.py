@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     drain_s: float = Field(30.0, ge=0, description="Seconds that requests get to finish on SIGTERM.")
     decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode images.")
 
+    tracing: bool = Field(
+        False, description="Whether requests are traced by OpenTelemetry (extra otel; OTEL_... variables)."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="Log lines as JSON or for a person; auto is console on a terminal, else JSON."

@@ -10,26 +10,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service import release
-from service.api.access import METRICS_PATH, OPEN_PATHS, AccessMiddleware
 from service.api.dependencies import Parts
-from service.api.middleware import (
-    REQUEST_ID_HEADER,
-    BodyBudget,
-    BodyLimitMiddleware,
-    RequestContextMiddleware,
-    StoppingMiddleware,
-)
 from service.api.openapi import openapi_of
 from service.api.page import add_page
 from service.api.responses import problem_response
 from service.api.routes import captions, health, models
 from service.api.security import add_security, with_keys_required
+from service.api.stack import middleware_stack, open_paths, tracer_provider_of
 from service.captioning import Captioning
 from service.engine.engine import Engine, EngineSettings
 from service.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, ServiceError
@@ -63,6 +54,7 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
     metrics = Metrics()
     ring = KeyRing(KeyStore(settings.keys_file))
     rates = RateLimits(settings.rate_limit, redis_url=settings.redis_url)
+    tracer_provider = tracer_provider_of(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
@@ -77,6 +69,8 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
             await run_in_threadpool(engine.stop, drain_s=settings.drain_s)
             pool.shutdown(wait=False, cancel_futures=True)
             await rates.close()
+            if tracer_provider is not None:
+                await run_in_threadpool(tracer_provider.shutdown)
 
     app = FastAPIOffline(  # /docs without a CDN
         redoc_url=None,
@@ -84,7 +78,14 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
         version=release(),
         description=DESCRIPTION,
         lifespan=lifespan,
-        middleware=_middleware(settings, ring=ring, rates=rates, metrics=metrics, lifecycle=lifecycle),
+        middleware=middleware_stack(
+            settings,
+            ring=ring,
+            rates=rates,
+            metrics=metrics,
+            lifecycle=lifecycle,
+            tracer_provider=tracer_provider,
+        ),
         exception_handlers={
             ServiceError: _answer_service_error,
             HTTPException: _answer_http_error,
@@ -96,7 +97,7 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
         app.include_router(module.router)
     add_page(app)
     openapi = openapi_of(app)
-    add_security(openapi, open_paths=_open_paths(settings))
+    add_security(openapi, open_paths=open_paths(settings))
     closed_openapi = with_keys_required(openapi)
     app.openapi = lambda: closed_openapi if ring.is_required else openapi  # type: ignore[method-assign]
     return app
@@ -130,47 +131,6 @@ def _build_captioning(
 def _build_fetcher(settings: Settings) -> ImageFetcher | None:
     limits = FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.fetch_timeout_s)
     return ImageFetcher(limits) if settings.fetch_urls else None
-
-
-def _middleware(
-    settings: Settings, *, ring: KeyRing, rates: RateLimits, metrics: Metrics, lifecycle: Lifecycle
-) -> list[Middleware]:
-    """What surrounds every request, the outermost first."""
-    budget = BodyBudget(settings.max_body_bytes_in_flight, settings.retry_after_s)
-    return [
-        Middleware(RequestContextMiddleware, metrics=metrics),
-        *_cross_origin(settings),
-        Middleware(
-            AccessMiddleware, ring=ring, rates=rates, metrics=metrics, open_paths=_open_paths(settings)
-        ),
-        Middleware(BodyLimitMiddleware, max_bytes=settings.max_request_bytes, budget=budget),
-        Middleware(StoppingMiddleware, lifecycle=lifecycle),
-    ]
-
-
-def _open_paths(settings: Settings) -> tuple[str, ...]:
-    return (*OPEN_PATHS, METRICS_PATH) if settings.open_metrics else OPEN_PATHS
-
-
-def _cross_origin(settings: Settings) -> list[Middleware]:
-    if not settings.cors_origins:
-        return []
-    exposed = [REQUEST_ID_HEADER, "Retry-After"]
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=[
-                "Authorization",
-                "Content-Type",
-                "Idempotency-Key",
-                "X-API-Key",
-                REQUEST_ID_HEADER,
-            ],
-            expose_headers=exposed,
-        )
-    ]
 
 
 async def _answer_service_error(request: Request, error: Exception) -> Response:
