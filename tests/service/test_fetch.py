@@ -135,11 +135,11 @@ def test_request_names_the_host_and_carries_nothing_of_ours() -> None:
     assert f"Host: {HOST}:" in head
 
 
-def test_redirects_are_followed_and_each_host_is_looked_up_once() -> None:
+def test_redirects_are_followed_and_each_is_looked_up_anew() -> None:
     async def work(site: Site) -> None:
         site.answers["/a"] = redirect(f"https://moved.test:{site.port}/b")
         assert await site.fetch("/a") == PHOTO
-        assert site.looked_up == [HOST, "moved.test"]
+        assert site.looked_up == [HOST, "moved.test", "moved.test"]
 
     run({"/b": redirect("c"), "/c": answer()}, work)
 
