@@ -28,7 +28,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-START_S = 300
+START_S = 900
 CALIBRATION_CLIENTS = 16
 AFTER_SIGTERM_S = 2.0
 MAX_OPEN = 4096

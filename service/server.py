@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.api.app import create_app
+from service.connections import BoundedProtocol
 from service.lifecycle import Lifecycle
 from service.registry import ServedModel
 from service.settings import Settings
@@ -87,7 +88,7 @@ def run_server(settings: Settings, model: ServedModel) -> int:
 def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=BoundedProtocol,
         loop="asyncio",
         ws="none",
         lifespan="on",

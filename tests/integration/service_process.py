@@ -11,7 +11,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from queue import Empty, Queue
 
-START_S = 240
+START_S = 900
 
 
 class Service:

@@ -162,7 +162,6 @@ def test_endless_redirects_end() -> None:
         "https://photos.test:22/b",
         "file:///etc/passwd",
         "gopher://photos.test/",
-        "//",
         "https://photos.test/a b",
     ],
 )
@@ -188,7 +187,7 @@ def test_redirect_to_what_may_not_be_fetched_is_refused(location: str) -> None:
         (answer(content_encoding="gzip"), "compressed"),
         (answer(content_length=str(len(PHOTO) + 1)), "cut off"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "not HTTP"),
-        (b"", "without an answer"),
+        (b"", "cut off"),
         (answer(x_long="x" * 200_000), "not HTTP"),
         (answer(status="302 Found"), "status 302"),
     ],
