@@ -34,7 +34,8 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        is_begun = self.cycle is not None  # it is None before the first head, whatever uvicorn declares
+        return is_begun and not self.cycle.response_complete
 
     def _expect_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._close_unless_answering)
