@@ -75,7 +75,9 @@ def run_server(settings: Settings, model: ServedModel) -> int:
     """
     lifecycle = Lifecycle()
     listener = _listen(settings.host, settings.port)
-    server = GracefulServer(_config(create_app(settings, model, lifecycle=lifecycle), settings), lifecycle)
+    server = GracefulServer(
+        server_config(create_app(settings, model, lifecycle=lifecycle), settings), lifecycle
+    )
     host, port = listener.getsockname()[:2]
     log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", model=model.id)
     server.run(sockets=[listener])
@@ -85,7 +87,8 @@ def run_server(settings: Settings, model: ServedModel) -> int:
     return 0 if server.started else 1
 
 
-def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the application."""
     return uvicorn.Config(
         app,
         http=BoundedProtocol,

@@ -36,7 +36,7 @@ export function askForKey() {
   const hint = /** @type {HTMLElement} */ (document.getElementById('key-hint'));
   hint.textContent = currentKey()
     ? 'The service does not take this key, or not for this.'
-    : 'This service answers only who has an API key.';
+    : 'This service asks everybody for an API key.';
   form.hidden = false;
 }
 

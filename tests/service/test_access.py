@@ -1,5 +1,6 @@
 """Keys, scopes, rates and origins at the real application's border."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from service.api.access import OPEN_PATHS, client_network, wanted_scopes
 from service.errors import CommandError
 from service.keys import KeyStore, Scope
 from service.open_address import check_open_address
+from service.server import server_config
 from service.settings import Settings, read_settings
 from tests.service import pictures
 from tests.service.conftest import MakeClient, captions_scope
@@ -209,3 +211,19 @@ def test_rate_that_means_nothing_is_named(rate: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SEMICAP_RATE_LIMIT", rate)
     with pytest.raises(CommandError, match="SEMICAP_RATE_LIMIT"):
         read_settings()
+
+
+@pytest.mark.parametrize(("trusted", "client"), [("", "192.0.2.7"), ("192.0.2.7", "203.0.113.9")])
+def test_only_a_named_proxy_is_believed(trusted: str, client: str) -> None:
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(client_network(scope))
+
+    config = server_config(app, Settings(trusted_proxies=trusted))
+    config.load()
+    headers = [(b"x-forwarded-for", b"203.0.113.9")]
+    asyncio.run(
+        config.loaded_app({"type": "http", "client": ("192.0.2.7", 1), "headers": headers}, None, None)
+    )
+    assert seen == [client]
