@@ -39,7 +39,6 @@ def service(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[Service]:
         SEMICAP_DECODE_THREADS=str(DECODE_THREADS),
         SEMICAP_DEADLINE_S="600",
         SEMICAP_BODY_TIMEOUT_S="600",
-        SEMICAP_LOG_LEVEL="warning",
     )
     yield running
     running.end()
