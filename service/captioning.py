@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 
 import torch
@@ -132,7 +133,10 @@ class Captioning:
             raise image.content
         if isinstance(image.content, tuple):
             return embedding_tensor(image.content), None
-        reading = asyncio.get_running_loop().run_in_executor(self.pool, self._read_pixels, image.content)
+        with_request_id = copy_context().run  # in what the thread logs
+        reading = asyncio.get_running_loop().run_in_executor(
+            self.pool, with_request_id, self._read_pixels, image.content
+        )
         try:
             async with asyncio.timeout(task.deadline - time.monotonic()):
                 return await reading

@@ -8,6 +8,7 @@ import typer
 
 from service import release
 from service.errors import CommandError, ServiceError
+from service.keys_cli import keys_app
 from service.models_cli import models_app
 from service.settings import read_settings
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 
 app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")
 
 _PASSED_ON: dict[Any, Any] = {"ignore_unknown_options": True, "allow_extra_args": True}
 _HAS_OWN_HELP: dict[str, Any] = {"context_settings": _PASSED_ON, "add_help_option": False}
@@ -50,16 +52,21 @@ def serve(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder or name of the model to serve [SEMICAP_CHECKPOINT].")
     ] = None,
+    open_access: Annotated[
+        bool, typer.Option("--open-access", help="Answer others without API keys [SEMICAP_OPEN_ACCESS].")
+    ] = False,
 ) -> int:
     """Run the HTTP service. Every other setting is an environment variable (SEMICAP_...)."""
-    settings = read_settings(host=host, port=port, checkpoint=checkpoint)
+    settings = read_settings(host=host, port=port, checkpoint=checkpoint, open_access=open_access or None)
     from models.checkpoint import CheckpointError
     from service.log import configure_logging
     from service.model_store import ModelStore
+    from service.open_address import check_open_address
     from service.registry import DeviceError, load_served_model
     from service.server import PortError, run_server
 
     configure_logging(level=settings.log_level, format=settings.log_format)
+    check_open_address(settings)
     try:
         folder = ModelStore(settings.models_dir).find(settings.checkpoint)
         return run_server(settings, load_served_model(folder, device=settings.device))

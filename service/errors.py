@@ -54,6 +54,10 @@ class UrlFetchingDisabledError(ServiceError):
     status, type, title = 422, "url-fetching-disabled", "Image URLs are not fetched"
 
 
+class ImageUrlError(ServiceError):
+    status, type, title = 422, "image-url-failed", "The image could not be fetched from its URL"
+
+
 class UnsupportedImageError(ServiceError):
     status, type, title = 415, "unsupported-image-format", "Not an image format that is read here"
 
@@ -74,6 +78,14 @@ class TooManyImagesError(ServiceError):
     status, type, title = 413, "too-many-images", "Too many images in one request"
 
 
+class NotAuthenticatedError(ServiceError):
+    status, type, title = 401, "not-authenticated", "The request needs an API key"
+
+
+class MissingScopeError(ServiceError):
+    status, type, title = 403, "missing-scope", "The API key may not do this"
+
+
 class NotFoundError(ServiceError):
     status, type, title = 404, "not-found", "There is nothing here"
 
@@ -92,6 +104,10 @@ class RequestTimeoutError(ServiceError):
 
 class QueueFullError(ServiceError):
     status, type, title = 429, "queue-full", "The service is busy"
+
+
+class RateLimitedError(ServiceError):
+    status, type, title = 429, "rate-limited", "Too many requests"
 
 
 class CaptioningFailedError(ServiceError):

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 
 from jaxtyping import UInt8
@@ -16,10 +17,23 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 
 MEDIA_TYPES = tuple(f"image/{name}" for name in ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "jp2"))
 
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
+
 _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _HEADER_BYTES = 32
 _OVERSAMPLING = 2
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """FORMATS, and an iPhone's HEIF where the extra `heic` is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return FORMATS
+    register_heif_opener()
+    return (*FORMATS, "HEIF")
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,7 @@ def too_many_bytes(count: int, max_bytes: int) -> ImageTooLargeError:
 
 def _open(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        image = Image.open(BytesIO(data), formats=formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels(limits) from error
     except Exception as error:
@@ -113,13 +127,15 @@ def _unreadable(data: bytes) -> BrokenImageError | UnsupportedImageError:
     known = _recognised_format(data[:_HEADER_BYTES])
     if known is not None:
         return BrokenImageError(f"the file begins like {known} but its header is damaged or cut off")
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+        return UnsupportedImageError("HEIC is read where its extra is installed: pip install 'semicap[heic]'")
     return UnsupportedImageError(
-        f"the file is none of the formats that are read: {', '.join(FORMATS)}", formats=list(FORMATS)
+        f"the file is none of the formats that are read: {', '.join(formats())}", formats=list(formats())
     )
 
 
 def _recognised_format(header: bytes) -> str | None:
-    for name in FORMATS:
+    for name in formats():
         _, accept = Image.OPEN[name]
         if accept is not None and accept(header) is True:
             return name

@@ -10,6 +10,8 @@ from service.engine.speed import Speed
 
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+REFUSALS = ("not-authenticated", "missing-scope", "rate-limited")
+
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -42,6 +44,15 @@ class Metrics:
         self.http_in_flight = Gauge(
             "semicap_http_requests_in_flight", "Open requests.", registry=self.registry
         )
+
+        self.requests_refused = Counter(
+            "semicap_requests_refused_total",
+            "Requests refused before their body was read: no key, not its scope, too many.",
+            ("reason",),
+            registry=self.registry,
+        )
+        for reason in REFUSALS:  # a rate of them exists from the start
+            self.requests_refused.labels(reason)
 
     def _define_engine(self) -> None:
         registry = self.registry
@@ -107,6 +118,10 @@ class Metrics:
         labels = (method if method in _METHODS else "OTHER", route, str(status))
         self.http_requests.labels(*labels).inc()
         self.http_seconds.labels(*labels).observe(seconds)
+
+    def request_refused(self, problem_type: str) -> None:
+        """Counts a request that its sender may not make, or not so often."""
+        self.requests_refused.labels(problem_type).inc()
 
     def image_rejected(self, problem_type: str) -> None:
         """Counts an image that never reached the engine."""

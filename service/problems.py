@@ -4,7 +4,7 @@ import math
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.errors import ServiceError
+from service.errors import NotAuthenticatedError, ServiceError
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:semicap:problem:"
@@ -37,4 +37,6 @@ def headers_of(error: ServiceError) -> dict[str, str]:
     headers = {"Cache-Control": "no-store"}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, NotAuthenticatedError):
+        headers["WWW-Authenticate"] = 'Bearer realm="semicap"'
     return headers

@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.api.app import create_app
+from service.connections import BoundedProtocol
 from service.lifecycle import Lifecycle
 from service.registry import ServedModel
 from service.settings import Settings
@@ -74,7 +75,9 @@ def run_server(settings: Settings, model: ServedModel) -> int:
     """
     lifecycle = Lifecycle()
     listener = _listen(settings.host, settings.port)
-    server = GracefulServer(_config(create_app(settings, model, lifecycle=lifecycle), settings), lifecycle)
+    server = GracefulServer(
+        server_config(create_app(settings, model, lifecycle=lifecycle), settings), lifecycle
+    )
     host, port = listener.getsockname()[:2]
     log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", model=model.id)
     server.run(sockets=[listener])
@@ -84,16 +87,19 @@ def run_server(settings: Settings, model: ServedModel) -> int:
     return 0 if server.started else 1
 
 
-def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the application."""
     return uvicorn.Config(
         app,
-        http="h11",
+        http=BoundedProtocol,
         loop="asyncio",
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )

@@ -1,12 +1,13 @@
 """Every setting of the service, read from the environment (SEMICAP_...)."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import CommandError
+from service.rate_limits import check_rate
 
 MEBIBYTE = 1024 * 1024
 MEGAPIXEL = 1_000_000
@@ -21,6 +22,28 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 lets the system choose.")
+    open_access: bool = Field(
+        False, description="Whether others than this machine may be answered while there are no API keys."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins whose pages may call the API, by commas (https://photos.example.org); * is all.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Addresses or networks of proxies, by commas, whose X-Forwarded-For is believed; "
+        "without it all clients behind a proxy share one rate limit.",
+    )
+    rate_limit: str | None = Field(
+        None,
+        description="Requests of one API key, or of one client address while there are no keys: "
+        "'100/minute', '5/second;1000/hour'; unset is no limit.",
+    )
+    open_metrics: bool = Field(True, description="Whether /metrics needs no API key.")
+    redis_url: str | None = Field(
+        None,
+        description="Redis in which several processes share their rate limits; unset: in memory.",
+    )
     data_dir: Path = Field(Path("semicap-data"), description="Folder for everything the service stores.")
     checkpoint: Path | None = Field(
         None,
@@ -49,6 +72,15 @@ class Settings(BaseSettings):
         512 * MEBIBYTE, ge=1, description="Bytes of all request bodies in flight; beyond it requests get 429."
     )
 
+    fetch_urls: bool = Field(
+        False, description="Whether the `url` of an image is fetched: https, public addresses only."
+    )
+    fetch_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds for one URL, redirects and all; its bytes count as the request's body.",
+    )
+
     max_queued_images: int = Field(
         256,
         ge=1,
@@ -63,6 +95,9 @@ class Settings(BaseSettings):
     drain_s: float = Field(30.0, ge=0, description="Seconds that requests get to finish on SIGTERM.")
     decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode images.")
 
+    tracing: bool = Field(
+        False, description="Whether requests are traced by OpenTelemetry (extra otel; OTEL_... variables)."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="Log lines as JSON or for a person; auto is console on a terminal, else JSON."
@@ -72,6 +107,23 @@ class Settings(BaseSettings):
     def models_dir(self) -> Path:
         """Where imported models are kept."""
         return self.data_dir / "models"
+
+    @property
+    def keys_file(self) -> Path:
+        """Where API keys are kept, hashed."""
+        return self.data_dir / "keys.json"
+
+    @field_validator("cors_origins", "trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return (
+            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_rate(cls, value: str | None) -> str | None:
+        return value if value is None else check_rate(value)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

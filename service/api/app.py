@@ -10,28 +10,27 @@ from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service import release
 from service.api.dependencies import Parts
-from service.api.middleware import (
-    BodyBudget,
-    BodyLimitMiddleware,
-    RequestContextMiddleware,
-    StoppingMiddleware,
-)
 from service.api.openapi import openapi_of
 from service.api.page import add_page
 from service.api.responses import problem_response
 from service.api.routes import captions, health, models
+from service.api.security import add_security, with_keys_required
+from service.api.stack import middleware_stack, open_paths, tracer_provider_of
 from service.captioning import Captioning
 from service.engine.engine import Engine, EngineSettings
 from service.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, ServiceError
+from service.fetch import FetchLimits, ImageFetcher
 from service.images import ImageLimits
+from service.key_ring import KeyRing
+from service.keys import KeyStore
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.rate_limits import RateLimits
 from service.registry import ServedModel
 from service.settings import Settings
 
@@ -53,6 +52,9 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
     """The application around one loaded model; its engine starts and stops with the application."""
     lifecycle = lifecycle or Lifecycle()
     metrics = Metrics()
+    ring = KeyRing(KeyStore(settings.keys_file))
+    rates = RateLimits(settings.rate_limit, redis_url=settings.redis_url)
+    tracer_provider = tracer_provider_of(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
@@ -61,10 +63,14 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
         await run_in_threadpool(engine.start)
         try:
             captioning = _build_captioning(settings, model, engine=engine, pool=pool, metrics=metrics)
-            yield {"parts": Parts(settings, model, engine, captioning, metrics, lifecycle)}
+            fetcher = _build_fetcher(settings)
+            yield {"parts": Parts(settings, model, engine, captioning, metrics, lifecycle, fetcher)}
         finally:
             await run_in_threadpool(engine.stop, drain_s=settings.drain_s)
             pool.shutdown(wait=False, cancel_futures=True)
+            await rates.close()
+            if tracer_provider is not None:
+                await run_in_threadpool(tracer_provider.shutdown)
 
     app = FastAPIOffline(  # /docs without a CDN
         redoc_url=None,
@@ -72,7 +78,14 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
         version=release(),
         description=DESCRIPTION,
         lifespan=lifespan,
-        middleware=_middleware(settings, metrics=metrics, lifecycle=lifecycle),
+        middleware=middleware_stack(
+            settings,
+            ring=ring,
+            rates=rates,
+            metrics=metrics,
+            lifecycle=lifecycle,
+            tracer_provider=tracer_provider,
+        ),
         exception_handlers={
             ServiceError: _answer_service_error,
             HTTPException: _answer_http_error,
@@ -84,7 +97,9 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
         app.include_router(module.router)
     add_page(app)
     openapi = openapi_of(app)
-    app.openapi = lambda: openapi  # type: ignore[method-assign]
+    add_security(openapi, open_paths=open_paths(settings))
+    closed_openapi = with_keys_required(openapi)
+    app.openapi = lambda: closed_openapi if ring.is_required else openapi  # type: ignore[method-assign]
     return app
 
 
@@ -113,13 +128,9 @@ def _build_captioning(
     )
 
 
-def _middleware(settings: Settings, *, metrics: Metrics, lifecycle: Lifecycle) -> list[Middleware]:
-    budget = BodyBudget(settings.max_body_bytes_in_flight, settings.retry_after_s)
-    return [
-        Middleware(RequestContextMiddleware, metrics=metrics),
-        Middleware(BodyLimitMiddleware, max_bytes=settings.max_request_bytes, budget=budget),
-        Middleware(StoppingMiddleware, lifecycle=lifecycle),
-    ]
+def _build_fetcher(settings: Settings) -> ImageFetcher | None:
+    limits = FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.fetch_timeout_s)
+    return ImageFetcher(limits) if settings.fetch_urls else None
 
 
 async def _answer_service_error(request: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from service.api.inputs import InputLimits
 from service.captioning import Captioning
 from service.engine.engine import Engine
+from service.fetch import ImageFetcher
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.registry import ServedModel
@@ -24,11 +25,14 @@ class Parts:
     captioning: Captioning
     metrics: Metrics
     lifecycle: Lifecycle
+    fetcher: ImageFetcher | None = None
 
     @property
     def input_limits(self) -> InputLimits:
         return InputLimits(
-            max_images=self.settings.max_images_per_request, max_image_bytes=self.settings.max_image_bytes
+            max_images=self.settings.max_images_per_request,
+            max_image_bytes=self.settings.max_image_bytes,
+            fetcher=self.fetcher,
         )
 
 

@@ -25,8 +25,8 @@ from service.errors import (
     TooManyImagesError,
     UnknownOptionError,
     UnsupportedMediaTypeError,
-    UrlFetchingDisabledError,
 )
+from service.fetch import ImageFetcher, fetch_each
 from service.images import too_many_bytes
 from service.option_reading import OPTION_NAMES, options_from_json, options_from_text, unknown_name
 
@@ -38,10 +38,11 @@ _JSON_FIELDS = (*JsonCaptionRequest.model_fields, *JsonImage.model_fields)
 
 @dataclass(frozen=True)
 class InputLimits:
-    """What one request may hold."""
+    """What one request may hold, and what fetches the URLs in it, where that is on."""
 
     max_images: int
     max_image_bytes: int
+    fetcher: ImageFetcher | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,10 @@ async def _read_json(request: Request, query: dict[str, str], limits: InputLimit
     parsed = await run_in_threadpool(_parse_json, body)
     _check_count(len(parsed.images), limits)
     options = options_from_json(parsed.options, query=query)
-    images = await run_in_threadpool(lambda: [_json_input(image, limits) for image in parsed.images])
+    urls = [image.url for image in parsed.images]
+    fetched = await fetch_each(urls, limits.fetcher, request.state.take_body_bytes)
+    pairs = list(zip(parsed.images, fetched, strict=True))
+    images = await run_in_threadpool(lambda: [_json_input(image, got, limits) for image, got in pairs])
     return CaptionRequest(images, options)
 
 
@@ -151,14 +155,11 @@ def _invalid_json(error: ValidationError) -> ServiceError:
     return InvalidRequestError(f"the JSON body is not a caption request: {message}")
 
 
-def _json_input(image: JsonImage, limits: InputLimits) -> ImageInput:
+def _json_input(image: JsonImage, fetched: bytes | ServiceError | None, limits: InputLimits) -> ImageInput:
     if image.embedding is not None:
         return ImageInput(tuple(image.embedding), image.file_name)
-    if image.url is not None:
-        refusal = UrlFetchingDisabledError(
-            "this service does not fetch URLs; send the image itself as `data`"
-        )
-        return ImageInput(refusal, image.file_name)
+    if fetched is not None:
+        return ImageInput(fetched, image.file_name)
     return ImageInput(_from_base64(image.data or "", limits), image.file_name)
 
 

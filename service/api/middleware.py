@@ -72,7 +72,9 @@ class RequestContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
         try:
@@ -138,18 +140,21 @@ class BodyLimitMiddleware:
         held = 0
         stated = _content_length(scope)
 
-        async def receive_counted() -> Message:
+        def take(count: int) -> None:
             nonlocal held
-            if stated > self.max_bytes:
-                raise self._too_large()
-            message = await receive()
-            count = len(message.get("body", b""))
             if held + count > self.max_bytes:
                 raise self._too_large()
             self.budget.take(count)
             held += count
+
+        async def receive_counted() -> Message:
+            if stated > self.max_bytes:
+                raise self._too_large()
+            message = await receive()
+            take(len(message.get("body", b"")))
             return message
 
+        scope.setdefault("state", {})["take_body_bytes"] = take  # for what is fetched on the request's behalf
         try:
             await self.app(scope, receive_counted, send)
         finally:

@@ -56,7 +56,7 @@ class ImageInfo(BaseModel):
 
     width: int = Field(description="Pixels, as displayed.")
     height: int = Field(description="Pixels, as displayed.")
-    format: str = Field(description="JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF or JPEG2000.")
+    format: str = Field(description="JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, JPEG2000 or HEIF.")
     sha256: str = Field(description="Of the posted bytes.")
 
 

@@ -99,7 +99,10 @@ class Pipeline:
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            log.exception("the %s stage failed with %d images", stage, len(works))
+            asked = sorted({str(work.request_id) for work in works})
+            log.exception(
+                "the %s stage failed with %d images", stage, len(works), extra={"request_ids": asked}
+            )
             for work in works:
                 fail(
                     work.future,

@@ -1,5 +1,7 @@
 /** Requests to the service. Addresses are relative, so the page also works below a proxy's path. */
 
+import { askForKey, wantsKey, withKey } from './access.js';
+
 /**
  * @typedef {object} Caption
  * @property {string} text
@@ -97,7 +99,8 @@ export async function fetchActiveModel() {
  */
 async function requestJson(address, init) {
   try {
-    const response = await fetch(address, init);
+    const response = await fetch(address, withKey(init));
+    if (wantsKey(response.status)) askForKey();
     if (!response.ok) throw new RequestFailed(await readProblem(response), retryAfterS(response));
     return await response.json();
   } catch (error) {

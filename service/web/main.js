@@ -1,5 +1,6 @@
 /** The page put together: photos come in, captions appear. */
 
+import { listenForKey, wantsKey } from './access.js';
 import { announce } from './announce.js';
 import { download, toJsonLines, toText } from './export.js';
 import { openIntake } from './intake.js';
@@ -27,6 +28,7 @@ onClick('again', () => captionAgain([...plates.keys()]));
 onClick('clear', clear);
 onClick('save-text', () => save('semicap-captions.txt', toText, 'text/plain'));
 onClick('save-json-lines', () => save('semicap-captions.jsonl', toJsonLines, 'application/jsonl'));
+listenForKey(tryWithKey);
 watchReadiness();
 
 /** @param {import('./intake.js').Intake} intake */
@@ -90,6 +92,14 @@ function captionAgain(photos) {
   }
   announce(`Captioning ${numberOfPhotos(photos.length)} again.`);
   queue.add(photos);
+}
+
+/** Asks again for what the service refused to answer without a key. */
+function tryWithKey() {
+  watchReadiness();
+  const refused = [...plates.keys()].filter(({ problem }) => wantsKey(problem?.status));
+  if (refused.length > 0) captionAgain(refused);
+  byId('choose').focus();
 }
 
 /** @param {Photo} photo */

@@ -1,5 +1,6 @@
 """The real application around a tiny real model."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, cast
@@ -9,10 +10,12 @@ from starlette.testclient import TestClient
 
 from service.api.app import create_app
 from service.api.dependencies import Parts
+from service.cli import main
 from service.registry import ServedModel
 from service.settings import Settings
 
 MakeClient = Callable[..., TestClient]
+Semicap = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +33,21 @@ def make_client(tiny_model: ServedModel) -> Iterator[MakeClient]:
 def client(make_client: MakeClient) -> TestClient:
     """One application with the default settings for all tests that leave it as it was."""
     return make_client()
+
+
+@pytest.fixture
+def semicap(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Semicap:
+    """Runs a command line; exit status, standard output, standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["semicap", *arguments])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
 
 
 def parts_of(client: TestClient) -> Parts:

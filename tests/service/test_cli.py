@@ -4,32 +4,14 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from service.cli import main
 from service.engine.options import CaptionOptions
 from tests.service import pictures
-
-Semicap = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def semicap(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Semicap:
-    """Runs a command line; exit status, standard output, standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["semicap", *arguments])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
+from tests.service.conftest import Semicap
 
 
 def test_help_lists_the_commands_without_loading_torch() -> None:
@@ -64,6 +46,7 @@ def test_caption_has_a_flag_for_every_option(semicap: Semicap) -> None:
         (("caption", __file__, "--model", "other"), {}, "there is no model 'other'"),
         (("serve", "--checkpoint", "/no/such/model"), {}, "is not a checkpoint"),
         (("serve",), {"SEMICAP_PORT": "70000"}, "SEMICAP_PORT"),
+        (("serve", "--host", "0.0.0.0"), {"SEMICAP_DATA_DIR": "/no/such/folder"}, "semicap keys create"),
         (("serve",), {"SEMICAP_MAX_QUEUED_IMAGES": "3"}, "max_images_per_request (64) is above"),
         (("serve",), {"SEMICAP_DEVICE": "abacus"}, "abacus"),
         (("sing",), {}, "sing"),

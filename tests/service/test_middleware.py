@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from service.api.app import create_app
 from service.api.middleware import BodyBudget, RequestContextMiddleware
-from service.errors import QueueFullError
+from service.errors import BrokenImageError, QueueFullError
 from service.lifecycle import Lifecycle
 from service.log import configure_logging
 from service.metrics import Metrics
@@ -154,7 +154,7 @@ def test_log_lines_are_json_with_the_request_id(capsys: pytest.CaptureFixture[st
         configure_logging(level="info", format="json")
         structlog.contextvars.bind_contextvars(request_id="r1")
         structlog.stdlib.get_logger("semicap.test").info("something", count=3)
-        logging.getLogger("uvicorn.error").warning("plain %s", "line")
+        logging.getLogger("uvicorn.error").warning("plain %s", "line", extra={"request_ids": ["r2"]})
         first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
     finally:
         root.handlers, root.level = before
@@ -163,3 +163,18 @@ def test_log_lines_are_json_with_the_request_id(capsys: pytest.CaptureFixture[st
         structlog.reset_defaults()
     assert (first["event"], first["count"], first["request_id"]) == ("something", 3, "r1")
     assert (second["event"], second["level"]) == ("plain line", "warning")
+    assert (second["request_id"], second["request_ids"]) == ("r1", ["r2"])
+
+
+def test_what_a_decode_thread_logs_carries_the_request_id(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def read(data: bytes, **_: Any) -> Any:
+        seen.append(structlog.contextvars.get_contextvars())
+        raise BrokenImageError("not today")
+
+    monkeypatch.setattr("service.captioning.read_pixels", read)
+    client.post("/v1/captions", content=b"photo", headers={**JPEG, "X-Request-ID": "abc"})
+    assert seen == [{"request_id": "abc"}]

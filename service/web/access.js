@@ -1,0 +1,76 @@
+/** The API key of a service that wants one: asked for at the page, kept until its tab is closed. */
+
+const STORAGE_KEY = 'semicap.api-key';
+const NOT_AUTHENTICATED = 401;
+const MISSING_SCOPE = 403;
+
+/** The key of a browser that forbids storage. */
+let unstoredKey = '';
+
+/**
+ * A request with the key that was entered, if there is one.
+ *
+ * @param {RequestInit} init
+ * @returns {RequestInit}
+ */
+export function withKey(init) {
+  const key = currentKey();
+  if (!key) return init;
+  const headers = new Headers(init.headers);
+  headers.set('Authorization', `Bearer ${key}`);
+  return { ...init, headers };
+}
+
+/**
+ * Whether an answer says that the service wants a key, or another one.
+ *
+ * @param {number | undefined} status
+ */
+export function wantsKey(status) {
+  return status === NOT_AUTHENTICATED || status === MISSING_SCOPE;
+}
+
+/** Shows the field for the key after an answer of 401 or 403. */
+export function askForKey() {
+  const form = /** @type {HTMLElement} */ (document.getElementById('key-form'));
+  const hint = /** @type {HTMLElement} */ (document.getElementById('key-hint'));
+  hint.textContent = currentKey()
+    ? 'The service does not take this key, or not for this.'
+    : 'This service asks everybody for an API key.';
+  form.hidden = false;
+}
+
+/**
+ * Calls `onKey` whenever a key was entered.
+ *
+ * @param {() => void} onKey
+ */
+export function listenForKey(onKey) {
+  const form = /** @type {HTMLFormElement} */ (document.getElementById('key-form'));
+  const field = /** @type {HTMLInputElement} */ (document.getElementById('key'));
+  form.addEventListener('submit', (event) => {
+    event.preventDefault();
+    storeKey(field.value.trim());
+    field.value = '';
+    form.hidden = true;
+    onKey();
+  });
+}
+
+function currentKey() {
+  try {
+    return sessionStorage.getItem(STORAGE_KEY) ?? unstoredKey;
+  } catch {
+    return unstoredKey;
+  }
+}
+
+/** @param {string} key */
+function storeKey(key) {
+  unstoredKey = key;
+  try {
+    sessionStorage.setItem(STORAGE_KEY, key);
+  } catch {
+    // It is asked for again when the page is loaded again.
+  }
+}
