@@ -10,11 +10,7 @@ from torch import Tensor
 
 from models.preprocess import Preprocess, to_rgb
 from service.errors import BrokenImageError, ImageTooLargeError, UnsupportedImageError
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
-"""Pillow's names of the formats that are read; its other decoders (EPS among them) are never reached."""
-
-MEDIA_TYPES = tuple(f"image/{name}" for name in ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "jp2"))
+from service.image_formats import FORMATS, recognised_format
 
 _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
@@ -110,20 +106,12 @@ def _too_many_pixels(limits: ImageLimits, *, size: tuple[int, int] | None = None
 def _unreadable(data: bytes) -> BrokenImageError | UnsupportedImageError:
     if not data:
         return BrokenImageError("the image is empty: it has 0 bytes")
-    known = _recognised_format(data[:_HEADER_BYTES])
+    known = recognised_format(data[:_HEADER_BYTES])
     if known is not None:
         return BrokenImageError(f"the file begins like {known} but its header is damaged or cut off")
     return UnsupportedImageError(
         f"the file is none of the formats that are read: {', '.join(FORMATS)}", formats=list(FORMATS)
     )
-
-
-def _recognised_format(header: bytes) -> str | None:
-    for name in FORMATS:
-        _, accept = Image.OPEN[name]
-        if accept is not None and accept(header) is True:
-            return name
-    return None
 
 
 def _displayed_size(image: Image.Image) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from service import release
 from service.api.dependencies import Parts
+from service.api.job_service import JobService
 from service.api.middleware import (
     BodyBudget,
     BodyLimitMiddleware,
@@ -25,7 +26,7 @@ from service.api.middleware import (
 from service.api.openapi import openapi_of
 from service.api.page import add_page
 from service.api.responses import problem_response
-from service.api.routes import captions, health, models
+from service.api.routes import captions, datasets, health, jobs, models
 from service.captioning import Captioning
 from service.engine.engine import Engine, EngineSettings
 from service.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, ServiceError
@@ -58,11 +59,14 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
         engine = _build_engine(settings, model, metrics=metrics, lifecycle=lifecycle)
         pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="semicap-decode")
+        job_service: JobService | None = None
         await run_in_threadpool(engine.start)
         try:
             captioning = _build_captioning(settings, model, engine=engine, pool=pool, metrics=metrics)
-            yield {"parts": Parts(settings, model, engine, captioning, metrics, lifecycle)}
+            job_service = _build_jobs(settings, lifecycle=lifecycle)
+            yield {"parts": Parts(settings, model, engine, captioning, metrics, lifecycle, job_service)}
         finally:
+            await _stop_jobs(job_service)
             await run_in_threadpool(engine.stop, drain_s=settings.drain_s)
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -80,7 +84,7 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
         },
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (captions, models, health):
+    for module in (captions, datasets, jobs, models, health):
         app.include_router(module.router)
     add_page(app)
     openapi = openapi_of(app)
@@ -101,6 +105,21 @@ def _build_engine(
     )
 
 
+def _build_jobs(settings: Settings, *, lifecycle: Lifecycle) -> JobService | None:
+    """None without a broker: then captions work and jobs answer 503."""
+    if settings.redis_url is None:
+        return None
+    jobs = JobService.build(settings, is_stopping=lambda: lifecycle.is_stopping)
+    jobs.parts.keeper.start()
+    return jobs
+
+
+async def _stop_jobs(jobs: JobService | None) -> None:
+    if jobs is not None:
+        jobs.parts.keeper.stop()
+        await jobs.events.close()
+
+
 def _build_captioning(
     settings: Settings, model: ServedModel, *, engine: Engine, pool: ThreadPoolExecutor, metrics: Metrics
 ) -> Captioning:
@@ -113,11 +132,20 @@ def _build_captioning(
     )
 
 
+def _spooled_bodies(settings: Settings) -> dict[str, int]:
+    return {"/v1/datasets": settings.max_dataset_bytes}
+
+
 def _middleware(settings: Settings, *, metrics: Metrics, lifecycle: Lifecycle) -> list[Middleware]:
     budget = BodyBudget(settings.max_body_bytes_in_flight, settings.retry_after_s)
     return [
         Middleware(RequestContextMiddleware, metrics=metrics),
-        Middleware(BodyLimitMiddleware, max_bytes=settings.max_request_bytes, budget=budget),
+        Middleware(
+            BodyLimitMiddleware,
+            max_bytes=settings.max_request_bytes,
+            budget=budget,
+            spooled=_spooled_bodies(settings),
+        ),
         Middleware(StoppingMiddleware, lifecycle=lifecycle),
     ]
 
