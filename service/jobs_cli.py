@@ -25,7 +25,6 @@ jobs_app.add_typer(submit_app, name="submit")
 
 JobId = Annotated[str, typer.Argument(help="Id of the job.")]
 Url = Annotated[str | None, typer.Option(help=f"Address of the service [{URL_VARIABLE}, {DEFAULT_URL}].")]
-Output = Literal["txt", "csv", "metadata", "xmp", "webdataset"]
 Policy = Literal["skip", "append", "prepend", "overwrite-machine", "overwrite"]
 
 
@@ -34,15 +33,19 @@ def submit_captions(
     source: Annotated[
         str, typer.Argument(metavar="PATH|ID", help="Folder, archive or photo to upload, or a dataset's id.")
     ],
-    on_server: Annotated[bool, typer.Option(help="PATH is a folder of the server; nothing is sent.")] = False,
+    on_server: Annotated[
+        bool, typer.Option("--on-server", help="PATH is a folder of the server; nothing is sent.")
+    ] = False,
     option: Annotated[list[str] | None, typer.Option(help="Caption option, NAME=VALUE.")] = None,
-    output: Annotated[list[Output] | None, typer.Option(help="File to make beside the JSON lines.")] = None,
+    output: Annotated[
+        list[str] | None, typer.Option(help="Also make: txt, csv, metadata, xmp, webdataset.")
+    ] = None,
     write_to_folder: Annotated[
         bool, typer.Option(help="Write a .txt beside each photo on the server.")
     ] = False,
     policy: Annotated[Policy, typer.Option(help="What becomes of a .txt that is there.")] = "skip",
     webhook: Annotated[str | None, typer.Option(help="Address that is told of the end.")] = None,
-    watch: Annotated[bool, typer.Option(help="Wait for the end with a progress bar.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Wait for the end with a progress bar.")] = False,
     url: Url = None,
 ) -> int:
     """Caption many photos on the service; prints the job's id."""
@@ -68,7 +71,7 @@ def submit_captions(
 @jobs_app.command()
 def status(
     job: JobId,
-    watch: Annotated[bool, typer.Option(help="Wait for the end with a bar.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Wait for the end with a bar.")] = False,
     url: Url = None,
 ) -> int:
     """Where a job stands, as JSON."""

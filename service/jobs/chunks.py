@@ -84,9 +84,12 @@ class ChunkRunner:
         log.info(
             "chunk", job_id=job_id, chunk=chunk, ending=ending, seconds=round(time.monotonic() - began, 2)
         )
-        if ending == "given back":
-            self._jobs.send_again(job_id, chunk)
-        self._jobs.advance(job_id)
+        try:
+            if ending == "given back":
+                self._jobs.send_again(job_id, chunk)
+            self._jobs.advance(job_id)
+        except BrokerUnavailableError:
+            log.warning("broker_away", job_id=job_id)  # a keeper sends what is to do when it is back
 
 
 class _ChunkRun:

@@ -1,6 +1,8 @@
 """What a worker process does: one Celery worker of one thread, a keeper, metrics of its own."""
 
+import logging
 import threading
+import warnings
 from typing import Any
 
 from celery import signals
@@ -12,6 +14,13 @@ from service.jobs.parts import JobParts
 from service.jobs.tasks import add_tasks
 from service.metrics import Metrics
 from service.settings import Settings
+
+_HARMLESS_WARNINGS = (
+    "You're running the worker with superuser privileges",  # dangerous with pickle, which is not accepted
+    "(?s).*In Celery 5.1 we introduced an optional breaking change",  # a chunk's end is in the store
+)
+_CHATTY_LOGGERS = ("celery.worker.strategy", "celery.app.trace")
+"""They tell every message; service.jobs.chunks tells what came of it."""
 
 
 def work(settings: Settings, parts: JobParts, *, captioner: Captions, metrics: Metrics) -> int:
@@ -45,7 +54,11 @@ def _run_celery(parts: JobParts, stopping: threading.Event) -> int:
 
     def keep_logging(**_: Any) -> None:
         """Celery leaves the log alone when somebody answers this signal."""
+        for name in _CHATTY_LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
+    for name in _HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=name)
     signals.worker_shutting_down.connect(stop, weak=False)
     signals.setup_logging.connect(keep_logging, weak=False)
     worker = parts.celery.Worker(

@@ -53,6 +53,11 @@ class Child:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def returncode(self) -> int | None:
+        """Exit status of the process that ran last, when it has ended."""
+        return self.last_status if self._process is None else self._process.poll()
+
     def tend(self) -> None:
         """Starts what is not running once its pause is over; call it often."""
         if self._process is not None and self._process.poll() is not None:
