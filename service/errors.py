@@ -105,6 +105,10 @@ class CaptioningFailedError(ServiceError):
     status, type, title = 500, "captioning-failed", "The model failed on the image"
 
 
+class WorkerLostError(ServiceError):
+    status, type, title = 500, "worker-lost", "Workers died on the image"
+
+
 class StoppingError(ServiceError):
     status, type, title = 503, "stopping", "The service is stopping"
 

@@ -95,6 +95,15 @@ class Settings(BaseSettings):
         ge=0,
         description="Seconds between two saves of a worker's results; a killed one costs that much.",
     )
+    webhook_secret: str | None = Field(
+        None,
+        repr=False,
+        pattern=r"^whsec_[A-Za-z0-9+/=_-]{32,}$",
+        description="Signs webhooks (standardwebhooks.com): whsec_ and 24 or more bytes in base64; unset: none.",
+    )
+    webhook_private: bool = Field(
+        False, description="Whether webhooks may go to http:// and to addresses that are not public."
+    )
     max_event_streams: int = Field(100, ge=1, description="Open event streams of jobs; beyond it 429.")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")

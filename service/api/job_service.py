@@ -24,6 +24,7 @@ from service.jobs.idempotency import claim_job_id
 from service.jobs.jobs import JobStatus
 from service.jobs.outputs import FILES
 from service.jobs.parts import JobParts
+from service.jobs.webhook import check_webhook
 from service.metrics import Metrics
 from service.option_reading import options_from_json
 from service.registry import ServedModel
@@ -46,6 +47,8 @@ class Submission:
             ServiceError: an option, the dataset or the folder is wrong, or there are too many jobs.
         """
         model.check_asked_for(options_from_json(asked.options).model)
+        if asked.webhook is not None:
+            check_webhook(asked.webhook.url, self._settings)
         jobs = self._parts.jobs
         job_id, is_there = claim_job_id(jobs.archive, idempotency_key, asked.model_dump(mode="json"))
         if is_there:

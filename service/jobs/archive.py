@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from service.errors import JobNotFoundError
 from service.jobs.datasets import is_id
-from service.jobs.documents import Attempt, CaptionJob, Counts, ItemResult, Outcome
+from service.jobs.documents import Attempt, CaptionJob, Counts, Delivery, ItemResult, Outcome, now
 from service.jobs.store import ArtifactStore
 
 _ACTIVE = "active"
@@ -75,6 +75,14 @@ class JobArchive:
 
     def is_canceled(self, job_id: str, attempt: int) -> bool:
         return self.store.has(_cancel_key(job_id, attempt))
+
+    def delivery(self, job_id: str, attempt: int) -> Delivery:
+        """How far the attempt's webhook is."""
+        found = self.store.get(_delivery_key(job_id, attempt))
+        return Delivery.model_validate_json(found) if found else Delivery(attempt=attempt, due=now())
+
+    def keep_delivery(self, job_id: str, delivery: Delivery) -> None:
+        self.store.put(_delivery_key(job_id, delivery.attempt), delivery.to_bytes())
 
     # jobs that are not over
 
@@ -191,6 +199,10 @@ def _attempt_key(job_id: str, number: int) -> str:
 
 def _outcome_key(job_id: str, attempt: int) -> str:
     return f"jobs/{job_id}/outcome-{attempt:04d}.json"
+
+
+def _delivery_key(job_id: str, attempt: int) -> str:
+    return f"jobs/{job_id}/webhook-{attempt:04d}.json"
 
 
 def _cancel_key(job_id: str, attempt: int) -> str:

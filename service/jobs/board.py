@@ -21,6 +21,7 @@ MAX_EVENTS = 1000
 KEPT_AFTER_END_S = 3600
 """Seconds that a job's events can still be read after its end."""
 
+_NAMES = ("head", "chunks", "todo", "sent", "ticks", "tries", "cancel")
 _RATE_OVER_S = 60.0
 _TICKS = 64
 
@@ -114,9 +115,7 @@ class Board:
         }
         begun = {str(chunk): _packed(one, is_complete) for chunk, (one, is_complete) in chunks.items()}
         with _failures(), self.client.pipeline(transaction=True) as pipe:
-            pipe.delete(
-                *(_key(job.id, name) for name in ("head", "chunks", "todo", "sent", "ticks", "cancel"))
-            )
+            pipe.delete(*(_key(job.id, name) for name in _NAMES))
             waiting = [str(chunk) for chunk in todo]
             for begin in range(0, len(waiting), 1000):
                 pipe.rpush(_key(job.id, "todo"), *waiting[begin : begin + 1000])
@@ -134,9 +133,7 @@ class Board:
     def remove(self, job_id: str) -> None:
         """Takes an ended job off the board; its events stay for a while."""
         with _failures(), self.client.pipeline(transaction=True) as pipe:
-            pipe.delete(
-                *(_key(job_id, name) for name in ("head", "chunks", "todo", "sent", "ticks", "cancel"))
-            )
+            pipe.delete(*(_key(job_id, name) for name in _NAMES))
             pipe.expire(_key(job_id, "events"), KEPT_AFTER_END_S)
             pipe.execute()
 
@@ -169,6 +166,16 @@ class Board:
                 cast(int, self._report(keys=[_key(job_id, name) for name in names], args=[*values, _TICKS]))
             )
         return None if left < 0 else left
+
+    def begin(self, job_id: str, chunk: int) -> int:
+        """Notes that a worker begins a chunk; how often one has since the chunk got any further."""
+        with _failures():
+            return cast(int, self.client.hincrby(_key(job_id, "tries"), str(chunk), 1))
+
+    def set_tries(self, job_id: str, chunk: int, tries: int) -> None:
+        """Notes that the chunk got further, or that the last try was not the chunk's fault."""
+        with _failures():
+            self.client.hset(_key(job_id, "tries"), str(chunk), tries)
 
     def progress(self, job_id: str) -> Progress | None:
         """Where the job stands, or None when it is not on the board."""

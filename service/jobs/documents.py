@@ -139,6 +139,20 @@ class Outcome(Document):
     error: str | None = None
 
 
+class Delivery(Document):
+    """How far the webhook of an attempt is.
+
+    Args:
+        due: when to try next; None when it is over.
+    """
+
+    attempt: int
+    tries: int = 0
+    due: datetime | None = None
+    delivered: bool = False
+    answer: str = ""
+
+
 class ItemResult(Document):
     """What became of one item; a chunk's file has one a line."""
 

@@ -30,6 +30,9 @@ LOST_AFTER_S = 10.0
 FINISH = "finish"
 """Name of the lease under which a job's outputs are written."""
 
+WEBHOOK = "webhook"
+"""Name of the lease under which a job's webhook is delivered."""
+
 _PROGRESS_EVENT_S = 1.0
 
 

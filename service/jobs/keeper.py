@@ -6,7 +6,9 @@ import time
 import structlog
 
 from service.errors import BrokerUnavailableError, JobNotFoundError, ServiceError
-from service.jobs.jobs import Jobs
+from service.jobs.documents import CaptionJob, now
+from service.jobs.jobs import WEBHOOK, Jobs
+from service.jobs.queue import webhook_message
 
 TICK_S = 3.0
 
@@ -53,9 +55,7 @@ class Keeper:
             archive.mark_over(job_id)
             return "forgotten"
         if archive.outcome(job_id, attempt.number) is not None:
-            jobs.board.remove(job_id)
-            archive.mark_over(job_id)
-            return "over"
+            return self._look_after_ended(job, attempt.number, waiting)
         rebuilt = not jobs.board.has(job_id, attempt.number)
         if rebuilt:
             jobs.rebuild(job, attempt)
@@ -65,6 +65,19 @@ class Keeper:
         elif jobs.needs_finish(job_id, waiting=waiting):
             jobs.queue.send_finish(job_id)
         return "rebuilt" if rebuilt else f"{lost} chunks sent again" if lost else None
+
+    def _look_after_ended(self, job: CaptionJob, attempt: int, waiting: set[str]) -> str | None:
+        jobs = self._jobs
+        due = jobs.archive.delivery(job.id, attempt).due if job.webhook else None
+        if due is None:
+            jobs.board.remove(job.id)
+            jobs.archive.mark_over(job.id)
+            return "over"
+        is_asked_for = webhook_message(job.id) in waiting or jobs.board.leased(job.id, [WEBHOOK])
+        if due > now() or is_asked_for:
+            return None
+        jobs.queue.send_webhook(job.id)
+        return "webhook"
 
     def _run(self) -> None:
         while not self._ended.is_set():

@@ -14,6 +14,7 @@ from service.errors import BrokerUnavailableError
 QUEUE = "semicap.jobs"
 CAPTION_CHUNK = "semicap.caption_chunk"
 FINISH_JOB = "semicap.finish_job"
+DELIVER_WEBHOOK = "semicap.deliver_webhook"
 
 _VISIBILITY_S = 6 * 3600
 """After this Celery hands out again what was not acknowledged; a lost chunk is found by its lease."""
@@ -64,6 +65,10 @@ class JobQueue:
         """Raises BrokerUnavailableError."""
         self._send(FINISH_JOB, finish_message(job_id), {"job_id": job_id})
 
+    def send_webhook(self, job_id: str) -> None:
+        """Raises BrokerUnavailableError."""
+        self._send(DELIVER_WEBHOOK, webhook_message(job_id), {"job_id": job_id})
+
     def waiting(self) -> set[str]:
         """Ids of the messages that no worker has taken.
 
@@ -98,6 +103,11 @@ def chunk_message(job_id: str, chunk: int) -> str:
 def finish_message(job_id: str) -> str:
     """Id of the message that asks for the end of a job."""
     return f"{job_id}:finish"
+
+
+def webhook_message(job_id: str) -> str:
+    """Id of the message that asks for a webhook."""
+    return f"{job_id}:webhook"
 
 
 def _unavailable(error: Exception) -> BrokerUnavailableError:

@@ -12,6 +12,7 @@ from service.jobs.chunks import Captions, ChunkLimits, ChunkRunner
 from service.jobs.finishing import Finisher
 from service.jobs.parts import JobParts
 from service.jobs.tasks import add_tasks
+from service.jobs.webhook import WebhookSender
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -38,7 +39,10 @@ def work(settings: Settings, parts: JobParts, *, captioner: Captions, metrics: M
         is_stopping=stopping.is_set,
     )
     finisher = Finisher(parts.jobs, parts.datasets, max_image_bytes=settings.max_image_bytes)
-    add_tasks(parts.celery, chunks, finisher)
+    webhooks = WebhookSender(
+        parts.jobs, secret=settings.webhook_secret, private_allowed=settings.webhook_private
+    )
+    add_tasks(parts.celery, chunks, finisher, webhooks)
     if settings.worker_metrics_port is not None:
         start_http_server(settings.worker_metrics_port, settings.host, registry=metrics.registry)
     parts.keeper.start()
