@@ -99,7 +99,7 @@ class Settings(BaseSettings):
         None,
         repr=False,
         pattern=r"^whsec_[A-Za-z0-9+/=_-]{32,}$",
-        description="Signs webhooks (standardwebhooks.com): whsec_ and 24 or more bytes in base64; unset: none.",
+        description="Signs webhooks (standardwebhooks.com): whsec_ and 24 or more bytes in base64.",
     )
     webhook_private: bool = Field(
         False, description="Whether webhooks may go to http:// and to addresses that are not public."

@@ -4,16 +4,17 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 from uuid import uuid4
 
 import structlog
 
-from service.errors import BrokerUnavailableError
+from service.errors import BrokerUnavailableError, StoreUnavailableError, WorkerLostError
 from service.jobs.archive import counts_of
 from service.jobs.board import Board
 from service.jobs.datasets import Datasets
 from service.jobs.documents import Attempt, CaptionJob, Dataset, Item, ItemResult
+from service.jobs.failures import failed_result
 from service.jobs.jobs import Jobs
 from service.jobs.sidecars import reason_to_skip
 from service.metrics import Metrics
@@ -21,7 +22,15 @@ from service.metrics import Metrics
 CHECK_S = 0.5
 """Seconds between two looks at whether the job was canceled."""
 
+CAREFUL_AFTER = 3
+"""Tries without a result after which photos are done one by one, each saved before the next is begun."""
+
+GIVE_UP_AFTER = 6
+"""Tries without a result after which the photo that is next is given up: it kills whoever takes it."""
+
 Ending = Literal["complete", "canceled", "given back"]
+
+T = TypeVar("T")
 
 log = structlog.stdlib.get_logger("semicap.worker")
 
@@ -98,6 +107,7 @@ class _ChunkRun:
     def __init__(self, runner: ChunkRunner, job: CaptionJob, attempt: Attempt, chunk: int) -> None:
         self._runner = runner
         self._archive = runner._archive
+        self._captions = runner._captioner
         self._board: Board = runner._jobs.board
         self._job = job
         self._attempt = attempt
@@ -105,6 +115,7 @@ class _ChunkRun:
         self._began = self._saved = self._checked = time.monotonic()
         self._results: dict[int, ItemResult] = {}
         self._unsaved: list[ItemResult] = []
+        self._tries = 1
 
     def run(self) -> Ending:
         if self._is_canceled():
@@ -115,7 +126,12 @@ class _ChunkRun:
             self._report(is_complete=True)
             return "complete"
         self._results = self._archive.parts(self._job.id, self._chunk)
-        ending = self._caption()
+        self._tries = self._tolerating_broker(lambda: self._board.begin(self._job.id, self._chunk)) or 1
+        try:
+            ending = self._caption()
+        except (StoreUnavailableError, BrokerUnavailableError):
+            self._set_tries(self._tries - 1)  # no photo is to blame
+            raise
         if ending == "complete":
             ordered = sorted(self._results.values(), key=lambda result: result.item)
             self._archive.add_chunk(self._job.id, self._chunk, ordered)
@@ -128,13 +144,33 @@ class _ChunkRun:
         numbers = self._attempt.items_of(self._chunk, self._job)
         missing = [number for number in numbers if number not in self._results]
         dataset = self._runner._datasets.get(self._job.dataset)
-        to_caption = self._without_skipped(dataset, missing)
-        with closing(self._runner._captioner.caption(dataset, to_caption, self._job.options)) as results:
+        if missing and self._tries > GIVE_UP_AFTER:
+            self._give_up(dataset, missing.pop(0))
+        step = 1 if self._is_careful else max(1, len(missing))
+        for begin in range(0, len(missing), step):
+            if ending := self._caption_some(dataset, missing[begin : begin + step]):
+                return ending
+        return "complete"
+
+    def _caption_some(self, dataset: Dataset, numbers: list[int]) -> Ending | None:
+        """What cut it short, if anything did."""
+        to_caption = self._without_skipped(dataset, numbers)
+        with closing(self._captions.caption(dataset, to_caption, self._job.options)) as results:
             for result in results:
                 self._add(result)
                 if ending := self._interruption():
                     return ending
-        return "complete"
+        return None
+
+    def _give_up(self, dataset: Dataset, number: int) -> None:
+        ((_, item),) = self._runner._datasets.items(dataset.id, [number])
+        error = WorkerLostError(f"{self._tries - 1} workers in a row ended while they captioned this image")
+        self._add(failed_result(dataset, number, item, error))
+        self._save()
+
+    @property
+    def _is_careful(self) -> bool:
+        return self._tries > CAREFUL_AFTER
 
     def _without_skipped(self, dataset: Dataset, missing: list[int]) -> Iterator[tuple[int, Item]]:
         for number, item in self._runner._datasets.items(dataset.id, missing):
@@ -149,7 +185,7 @@ class _ChunkRun:
         self._results[result.item] = result
         self._unsaved.append(result)
         self._runner._metrics.item_done(result.outcome)
-        if time.monotonic() - self._saved > self._runner._limits.save_s:
+        if self._is_careful or time.monotonic() - self._saved > self._runner._limits.save_s:
             self._save()
 
     def _save(self) -> None:
@@ -158,6 +194,7 @@ class _ChunkRun:
             name = f"{int(1000 * time.time()):013d}-{uuid4().hex[:8]}"
             self._archive.add_part(self._job.id, self._chunk, name, self._unsaved)
             self._unsaved = []
+            self._set_tries(CAREFUL_AFTER if self._is_careful else 0)
         self._report(is_complete=False)
 
     def _report(self, *, is_complete: bool) -> None:
@@ -170,6 +207,15 @@ class _ChunkRun:
             self._runner._jobs.tell_progress(self._job.id)
         except BrokerUnavailableError as error:
             log.warning("progress_not_reported", job_id=self._job.id, error=str(error))
+
+    def _set_tries(self, tries: int) -> None:
+        self._tolerating_broker(lambda: self._board.set_tries(self._job.id, self._chunk, tries))
+
+    def _tolerating_broker(self, work: Callable[[], T]) -> T | None:
+        try:
+            return work()
+        except BrokerUnavailableError:
+            return None
 
     def _interruption(self) -> Ending | None:
         now = time.monotonic()

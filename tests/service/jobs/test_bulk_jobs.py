@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import JobStateError
+from service.jobs.chunks import CAREFUL_AFTER, GIVE_UP_AFTER
 from service.jobs.documents import CaptionJob
 from service.jobs.failures import worth_retrying
 from service.jobs.outputs import captioned, errors
@@ -150,6 +151,32 @@ def test_chunk_of_a_killed_worker_is_sent_again(parts: JobParts, monkeypatch: py
     assert parts.keeper.look() == {job.id: "2 chunks sent again"}
     InlineWorker(parts).do_all()
     assert parts.jobs.status(job.id).state == "succeeded"
+
+
+def test_photo_that_kills_every_worker_is_given_up_and_costs_only_itself(
+    parts: JobParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.jobs.LOST_AFTER_S", 0.0)
+    job = job_on(uploaded(parts, 20))
+
+    def die(number: int) -> None:
+        if number == 13:
+            raise MemoryError
+
+    parts.jobs.submit(job)
+    worker = InlineWorker(parts, FakeCaptions(parts.datasets, on_item=die), save_s=60.0)
+    deaths = 0
+    while parts.jobs.status(job.id).finished is None:
+        try:
+            worker.do_all()
+        except MemoryError:
+            deaths += 1
+        assert deaths <= 2 * GIVE_UP_AFTER
+        parts.keeper.look()
+    assert deaths > CAREFUL_AFTER
+    (line,) = errors(parts.jobs.results(job.id))
+    assert (line["item"], line["error"]["type"]) == (13, "urn:semicap:problem:worker-lost")
+    assert parts.jobs.status(job.id).counts.done == 19
 
 
 def test_two_workers_on_one_chunk_leave_one_result_for_each_item(parts: JobParts) -> None:
