@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 class Service:
     """A running `semicap serve` on a port of its own."""
 
-    def __init__(self, checkpoint: Path, **environment: str) -> None:
+    def __init__(self, checkpoint: Path, data_dir: Path, **environment: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service.cli", "serve", "--port", "0"],
             stderr=subprocess.PIPE,
@@ -38,6 +38,7 @@ class Service:
                 **os.environ,
                 "SEMICAP_CHECKPOINT": str(checkpoint),
                 "SEMICAP_LOG_FORMAT": "json",
+                "SEMICAP_DATA_DIR": str(data_dir),
                 **environment,
             },
         )
@@ -97,9 +98,9 @@ class Service:
 
 
 @pytest.fixture
-def service(tiny_checkpoint: Path) -> Iterator[Service]:
+def service(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[Service]:
     """A service that the test may end."""
-    running = Service(tiny_checkpoint)
+    running = Service(tiny_checkpoint, tmp_path / "data")
     yield running
     running.end()
 

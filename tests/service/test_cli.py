@@ -18,15 +18,16 @@ Semicap = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def semicap(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Semicap:
-    """Runs a command line; exit status, standard output, standard error."""
+def semicap(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Semicap:
+    """Runs a command line; exit status, standard output, standard error, its children's included."""
+    monkeypatch.setenv("SEMICAP_DATA_DIR", str(tmp_path / "data"))
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["semicap", *arguments])
         monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit) as ended:
             main()
-        captured = capsys.readouterr()
+        captured = capfd.readouterr()
         return int(ended.value.code or 0), captured.out, captured.err
 
     return run
@@ -40,7 +41,7 @@ def test_help_lists_the_commands_without_loading_torch() -> None:
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0
-    for command in ("serve", "caption", "models", "train", "evaluate", "version"):
+    for command in ("serve", "api", "worker", "jobs", "caption", "models", "train", "evaluate", "version"):
         assert command in finished.stdout
     assert finished.stdout.endswith("False\n")
 

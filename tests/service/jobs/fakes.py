@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from service.errors import BrokenImageError
-from service.jobs.chunks import ChunkLimits, ChunkRunner
+from service.jobs.chunks import Captions, ChunkLimits, ChunkRunner
 from service.jobs.datasets import Datasets
 from service.jobs.documents import Dataset, Item, ItemResult
 from service.jobs.failures import failed_result
@@ -78,6 +78,7 @@ class InlineWorker:
         parts: JobParts,
         captions: FakeCaptions | None = None,
         *,
+        captioner: Captions | None = None,
         chunk_s: float = 60.0,
         save_s: float = 0.0,
     ) -> None:
@@ -85,7 +86,7 @@ class InlineWorker:
         self.captions = captions or FakeCaptions(parts.datasets)
         self._client = parts.jobs.board.client
         self._chunks = ChunkRunner(
-            self.captions,
+            captioner or self.captions,
             datasets=parts.datasets,
             jobs=parts.jobs,
             limits=ChunkLimits(chunk_s=chunk_s, save_s=save_s),

@@ -104,7 +104,6 @@ def test_chunk_given_back_keeps_what_is_done(parts: JobParts) -> None:
 def test_stopping_worker_gives_its_chunk_to_another(parts: JobParts) -> None:
     job = job_on(uploaded(parts, 20), chunk_items=20)
     leaving = InlineWorker(parts)
-    leaving.captions = FakeCaptions(parts.datasets)
     leaving.stopping.set()
     parts.jobs.submit(job)
     leaving.do_one()
