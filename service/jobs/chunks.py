@@ -1,7 +1,7 @@
 """A worker's unit of work: one chunk of a job, saved as it goes, the same however often it is run."""
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -88,17 +88,22 @@ class ChunkRunner:
             if not lease.is_held:
                 return
             began = time.monotonic()
+            self._advance(job_id)
             ending = _ChunkRun(self, job, attempt, chunk).run()
             self._metrics.chunk_done(ending=ending, seconds=time.monotonic() - began)
         log.info(
             "chunk", job_id=job_id, chunk=chunk, ending=ending, seconds=round(time.monotonic() - began, 2)
         )
+        self._advance(job_id, again=[chunk] if ending == "given back" else [])
+
+    def _advance(self, job_id: str, again: Sequence[int] = ()) -> None:
+        """A broker that is away is no harm: a keeper sends what is to do when it is back."""
         try:
-            if ending == "given back":
+            for chunk in again:
                 self._jobs.send_again(job_id, chunk)
             self._jobs.advance(job_id)
         except BrokerUnavailableError:
-            log.warning("broker_away", job_id=job_id)  # a keeper sends what is to do when it is back
+            log.warning("broker_away", job_id=job_id)
 
 
 class _ChunkRun:

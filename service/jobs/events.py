@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import redis
 import redis.asyncio
-from starlette.concurrency import run_in_threadpool
 
 from service.jobs.board import events_key
 from service.jobs.documents import ENDED
@@ -59,7 +58,7 @@ class JobEvents:
                 yield None
             if ended or (not fresh and time.monotonic() - looked > _LOOK_EVERY_S):
                 looked = time.monotonic()
-                status = await run_in_threadpool(self._jobs.status, job_id)
+                status = await asyncio.to_thread(self._jobs.status, job_id)
                 if status.finished is not None:
                     if not ended:
                         yield JobEvent(json.dumps(summary(status)), event=status.state)

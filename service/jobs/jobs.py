@@ -21,8 +21,9 @@ from service.jobs.documents import (
 )
 from service.jobs.queue import JobQueue, finish_message
 
-WINDOW = 16
-"""Chunks of one job on their way at one time: jobs share the workers, and the queue stays short."""
+SPARE_CHUNKS = 2
+"""Chunks of one job that wait for a worker, and two more for each that is being done: no worker idles, the
+queue stays short, and a small job need not wait for all of a large one."""
 
 LOST_AFTER_S = 10.0
 """A chunk that was sent this long ago, that nobody holds and that does not wait, is sent again."""
@@ -171,7 +172,8 @@ class Jobs:
 
     def advance(self, job_id: str) -> None:
         """Sends the chunks there is room for, or asks for the job's end; call it when something is done."""
-        for chunk in self.board.take(job_id, room=WINDOW):
+        running = len(self.board.leased(job_id, self.board.sent(job_id)))
+        for chunk in self.board.take(job_id, room=SPARE_CHUNKS + 2 * running):
             self.queue.send_chunk(job_id, chunk)
         if self.is_drained(job_id):
             self.queue.send_finish(job_id)

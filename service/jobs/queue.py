@@ -11,7 +11,12 @@ from kombu.exceptions import OperationalError
 
 from service.errors import BrokerUnavailableError
 
-QUEUE = "semicap.jobs"
+QUEUE = "semicap.chunks"
+ENDS_QUEUE = "semicap.ends"
+"""Short work at a job's end; workers take turns between the queues, so it need not wait for all chunks."""
+
+QUEUES = (ENDS_QUEUE, QUEUE)
+
 CAPTION_CHUNK = "semicap.caption_chunk"
 FINISH_JOB = "semicap.finish_job"
 DELIVER_WEBHOOK = "semicap.deliver_webhook"
@@ -27,6 +32,7 @@ def make_celery(redis_url: str) -> Celery:
     app = Celery("semicap", broker=_broker_url(redis_url), set_as_current=False)
     app.conf.update(
         task_default_queue=QUEUE,
+        task_routes=dict.fromkeys((FINISH_JOB, DELIVER_WEBHOOK), ENDS_QUEUE),
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
@@ -76,7 +82,11 @@ class JobQueue:
             BrokerUnavailableError: as the others.
         """
         try:
-            messages = cast(list[str], self._client.lrange(QUEUE, 0, _MOST_LOOKED_AT))
+            messages = [
+                message
+                for queue in QUEUES
+                for message in cast(list[str], self._client.lrange(queue, 0, _MOST_LOOKED_AT))
+            ]
         except redis.RedisError as error:
             raise _unavailable(error) from error
         return {json.loads(message)["headers"]["id"] for message in messages}
@@ -84,7 +94,7 @@ class JobQueue:
     def depth(self) -> int:
         """Messages that no worker has taken."""
         try:
-            return cast(int, self._client.llen(QUEUE))
+            return sum(cast(int, self._client.llen(queue)) for queue in QUEUES)
         except redis.RedisError as error:
             raise _unavailable(error) from error
 

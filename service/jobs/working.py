@@ -11,6 +11,7 @@ from prometheus_client import start_http_server
 from service.jobs.chunks import Captions, ChunkLimits, ChunkRunner
 from service.jobs.finishing import Finisher
 from service.jobs.parts import JobParts
+from service.jobs.queue import QUEUES
 from service.jobs.tasks import add_tasks
 from service.jobs.webhook import WebhookSender
 from service.metrics import Metrics
@@ -68,6 +69,7 @@ def _run_celery(parts: JobParts, stopping: threading.Event) -> int:
     worker = parts.celery.Worker(
         pool="threads",
         concurrency=1,
+        queues=QUEUES,
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

@@ -1,4 +1,4 @@
-"""`semicap serve` with a job in hand: each of its processes is killed, then all of them; the job ends whole."""
+"""`semicap serve` with a job in hand: each process is killed, then all of them; the job ends whole."""
 
 import json
 import os

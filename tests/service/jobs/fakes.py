@@ -17,7 +17,7 @@ from service.jobs.documents import Dataset, Item, ItemResult
 from service.jobs.failures import failed_result
 from service.jobs.finishing import Finisher
 from service.jobs.parts import JobParts
-from service.jobs.queue import CAPTION_CHUNK, QUEUE
+from service.jobs.queue import CAPTION_CHUNK, ENDS_QUEUE, QUEUE
 from service.metrics import Metrics
 
 MAX_BYTES = 1024 * 1024
@@ -97,7 +97,7 @@ class InlineWorker:
 
     def do_one(self) -> bool:
         """Does the oldest message; False when there is none."""
-        message: Any = self._client.rpop(QUEUE)
+        message: Any = self._client.rpop(ENDS_QUEUE) or self._client.rpop(QUEUE)
         if message is None:
             return False
         envelope = json.loads(message)

@@ -146,7 +146,7 @@ def test_chunk_of_a_killed_worker_is_sent_again(parts: JobParts, monkeypatch: py
     job = job_on(uploaded(parts, 20))
     parts.jobs.submit(job)
     assert parts.keeper.look() == {}, "what waits in the queue is not lost"
-    parts.jobs.board.client.delete("semicap.jobs")  # as if a worker had taken both and died
+    parts.jobs.board.client.delete("semicap.chunks")  # as if a worker had taken both and died
     assert parts.keeper.look() == {job.id: "2 chunks sent again"}
     InlineWorker(parts).do_all()
     assert parts.jobs.status(job.id).state == "succeeded"

@@ -265,7 +265,7 @@ def test_cancel_and_retry(client: TestClient) -> None:
 def test_queue_is_in_the_metrics(client: TestClient) -> None:
     job = submit(client, dataset=upload(client, 12)["id"])["id"]
     text = client.get("/metrics").text
-    assert "semicap_job_queue_depth 3.0" in text
+    assert "semicap_job_queue_depth 2.0" in text
     assert "semicap_jobs_active" in text
     client.delete(f"/v1/jobs/{job}")
     finish(client)
