@@ -170,7 +170,7 @@ class Board:
     def begin(self, job_id: str, chunk: int) -> int:
         """Notes that a worker begins a chunk; how often one has since the chunk got any further."""
         with _failures():
-            return cast(int, self.client.hincrby(_key(job_id, "tries"), str(chunk), 1))
+            return self.client.hincrby(_key(job_id, "tries"), str(chunk), 1)
 
     def set_tries(self, job_id: str, chunk: int, tries: int) -> None:
         """Notes that the chunk got further, or that the last try was not the chunk's fault."""

@@ -94,7 +94,7 @@ class JobQueue:
     def depth(self) -> int:
         """Messages that no worker has taken."""
         try:
-            return sum(cast(int, self._client.llen(queue)) for queue in QUEUES)
+            return sum(self._client.llen(queue) for queue in QUEUES)
         except redis.RedisError as error:
             raise _unavailable(error) from error
 

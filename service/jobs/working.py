@@ -61,9 +61,9 @@ def _run_celery(parts: JobParts, stopping: threading.Event) -> int:
         """Celery leaves the log alone when somebody answers this signal."""
         for name in _CHATTY_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
+        for message in _HARMLESS_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
 
-    for name in _HARMLESS_WARNINGS:
-        warnings.filterwarnings("ignore", message=name)
     signals.worker_shutting_down.connect(stop, weak=False)
     signals.setup_logging.connect(keep_logging, weak=False)
     worker = parts.celery.Worker(

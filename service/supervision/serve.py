@@ -35,7 +35,7 @@ def run_service(settings: Settings) -> int:
         os.set_blocking(readable, False)
         broker, url = None, settings.redis_url
         if url is None:
-            stack.enter_context(_only_user_of(settings.data_dir))
+            stack.enter_context(only_user_of(settings.data_dir))
             broker, url = stack.enter_context(embedded_broker(settings.data_dir / "broker"))
         environment = _environment(settings, url)
         api = Program(
@@ -89,7 +89,8 @@ def _environment(settings: Settings, url: str) -> dict[str, str]:
 
 
 @contextmanager
-def _only_user_of(folder: Path) -> Iterator[None]:
+def only_user_of(folder: Path) -> Iterator[None]:
+    """Holds a data folder; raises CommandError when another process does."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("w") as lock:
         try:

@@ -18,8 +18,8 @@ Semicap = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def semicap(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Semicap:
-    """Runs a command line; exit status, standard output, standard error, its children's included."""
+def semicap(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Semicap:
+    """Runs a command line; exit status, standard output, standard error."""
     monkeypatch.setenv("SEMICAP_DATA_DIR", str(tmp_path / "data"))
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -27,7 +27,7 @@ def semicap(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit) as ended:
             main()
-        captured = capfd.readouterr()
+        captured = capsys.readouterr()
         return int(ended.value.code or 0), captured.out, captured.err
 
     return run
@@ -63,10 +63,14 @@ def test_caption_has_a_flag_for_every_option(semicap: Semicap) -> None:
         (("caption",), {}, "Missing argument"),
         (("caption", __file__, "--checkpoint", "/no/such/model"), {}, "is not a checkpoint"),
         (("caption", __file__, "--model", "other"), {}, "there is no model 'other'"),
-        (("serve", "--checkpoint", "/no/such/model"), {}, "is not a checkpoint"),
+        (("api",), {"SEMICAP_CHECKPOINT": "/no/such/model"}, "is not a checkpoint"),
+        (("api",), {"SEMICAP_DEVICE": "abacus"}, "abacus"),
+        (("worker",), {}, "set SEMICAP_REDIS_URL"),
+        (("worker",), {"SEMICAP_REDIS_URL": "http://x"}, "SEMICAP_REDIS_URL"),
+        (("jobs", "status", "job-1", "--url", "http://127.0.0.1:9"), {}, "does not answer"),
+        (("jobs", "submit", "captions", "/no/such/folder"), {}, "there is no '/no/such/folder'"),
         (("serve",), {"SEMICAP_PORT": "70000"}, "SEMICAP_PORT"),
         (("serve",), {"SEMICAP_MAX_QUEUED_IMAGES": "3"}, "max_images_per_request (64) is above"),
-        (("serve",), {"SEMICAP_DEVICE": "abacus"}, "abacus"),
         (("sing",), {}, "sing"),
     ],
 )
