@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO, Protocol
+from typing import IO
 
 from service.errors import InvalidDatasetError, RequestTooLargeError
 from service.image_formats import recognised_format
@@ -38,6 +38,7 @@ _DAMAGES = (
     ValueError,
     NotImplementedError,
 )
+_NO_FILE = "a link or device, not a file"
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
@@ -50,15 +51,21 @@ class UploadLimits:
     max_image_bytes: int
 
 
-class _Member(Protocol):
-    """What zip and tar have in common."""
+@dataclass(frozen=True)
+class _Member:
+    """A file of an upload, in an archive or by itself.
+
+    Args:
+        packed_bytes: what it takes in the archive, where the archive says so.
+        problem: why the archive makes it no file of its own.
+        read: its first bytes, at most as many as asked for.
+    """
 
     name: str
     num_bytes: int
-    packed_bytes: int | None
-    problem: str | None
-
-    def read(self, limit: int) -> bytes: ...
+    read: Callable[[int], bytes]
+    packed_bytes: int | None = None
+    problem: str | None = None
 
 
 class Ingest:
@@ -80,7 +87,7 @@ class Ingest:
         members = _members_of(file)
         file.seek(0)
         if members is None:
-            self._add_member(_Plain(name or "upload", file))
+            self._add_member(_Member(name or "upload", 0, file.read))
         else:
             self._add_members(members(file))
 
@@ -148,72 +155,6 @@ def _content_problem(name: str, data: bytes, max_bytes: int) -> str | None:
     return "not a photo of a format that is read here"
 
 
-@dataclass
-class _Plain:
-    name: str
-    file: IO[bytes]
-    problem: str | None = None
-    packed_bytes: int | None = None
-    num_bytes: int = 0
-
-    def read(self, limit: int) -> bytes:
-        return self.file.read(limit)
-
-
-@dataclass
-class _ZipMember:
-    archive: zipfile.ZipFile
-    info: zipfile.ZipInfo
-
-    @property
-    def name(self) -> str:
-        return self.info.filename
-
-    @property
-    def num_bytes(self) -> int:
-        return self.info.file_size
-
-    @property
-    def packed_bytes(self) -> int | None:
-        return self.info.compress_size
-
-    @property
-    def problem(self) -> str | None:
-        mode = self.info.external_attr >> 16
-        if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-            return "a link or device, not a file"
-        return "encrypted" if self.info.flag_bits & 1 else None
-
-    def read(self, limit: int) -> bytes:
-        with _broken_archive(self.name), self.archive.open(self.info) as file:
-            return file.read(limit)
-
-
-@dataclass
-class _TarMember:
-    archive: tarfile.TarFile
-    info: tarfile.TarInfo
-
-    @property
-    def name(self) -> str:
-        return self.info.name.removeprefix("./")
-
-    @property
-    def num_bytes(self) -> int:
-        return self.info.size
-
-    packed_bytes = None
-
-    @property
-    def problem(self) -> str | None:
-        return None if self.info.isreg() and not self.info.sparse else "a link or device, not a file"
-
-    def read(self, limit: int) -> bytes:
-        with _broken_archive(self.name):
-            file = self.archive.extractfile(self.info)
-            return file.read(limit) if file else b""
-
-
 def _members_of(file: IO[bytes]) -> Callable[[IO[bytes]], Iterator[_Member]] | None:
     file.seek(0)
     if recognised_format(file.read(_HEADER_BYTES)) is not None:  # a photo may carry a zip behind it
@@ -232,7 +173,18 @@ def _zip_members(file: IO[bytes]) -> Iterator[_Member]:
     with archive:
         for info in archive.infolist():
             if not info.is_dir():
-                yield _ZipMember(archive, info)
+                yield _zip_member(archive, info)
+
+
+def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
+    def read(limit: int) -> bytes:
+        with _broken_archive(info.filename), archive.open(info) as file:
+            return file.read(limit)
+
+    problem = "encrypted" if info.flag_bits & 1 else None
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+        problem = _NO_FILE
+    return _Member(info.filename, info.file_size, read, packed_bytes=info.compress_size, problem=problem)
 
 
 def _tar_members(file: IO[bytes]) -> Iterator[_Member]:
@@ -246,7 +198,17 @@ def _tar_members(file: IO[bytes]) -> Iterator[_Member]:
                 return
             archive.members = []  # type: ignore[attr-defined] # else it keeps every header
             if not info.isdir():
-                yield _TarMember(archive, info)
+                yield _tar_member(archive, info)
+
+
+def _tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
+    def read(limit: int) -> bytes:
+        with _broken_archive(info.name):
+            file = archive.extractfile(info)
+            return file.read(limit) if file else b""
+
+    problem = None if info.isreg() and not info.sparse else _NO_FILE
+    return _Member(info.name.removeprefix("./"), info.size, read, problem=problem)
 
 
 @contextmanager
