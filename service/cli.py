@@ -7,12 +7,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from service import release
-from service.errors import CommandError, ServiceError
+from service.errors import WRONG_USE, CommandError, ServiceError
+from service.jobs_cli import jobs_app
 from service.keys_cli import keys_app
 from service.models_cli import models_app
 from service.settings import read_settings
 
-WRONG_USE = 2
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
+app.add_typer(jobs_app, name="jobs")
 
 _PASSED_ON: dict[Any, Any] = {"ignore_unknown_options": True, "allow_extra_args": True}
 _HAS_OWN_HELP: dict[str, Any] = {"context_settings": _PASSED_ON, "add_help_option": False}
@@ -56,22 +57,46 @@ def serve(
         bool, typer.Option("--open-access", help="Answer others without API keys [SEMICAP_OPEN_ACCESS].")
     ] = False,
 ) -> int:
-    """Run the HTTP service. Every other setting is an environment variable (SEMICAP_...)."""
+    """Run the whole service: API, page, worker and broker. Other settings are variables (SEMICAP_...)."""
     settings = read_settings(host=host, port=port, checkpoint=checkpoint, open_access=open_access or None)
-    from models.checkpoint import CheckpointError
+    from service.listening import PortError
     from service.log import configure_logging
-    from service.model_store import ModelStore
     from service.open_address import check_open_address
-    from service.registry import DeviceError, load_served_model
-    from service.server import PortError, run_server
+    from service.supervision.serve import run_service
 
     configure_logging(level=settings.log_level, format=settings.log_format)
     check_open_address(settings)
     try:
-        folder = ModelStore(settings.models_dir).find(settings.checkpoint)
-        return run_server(settings, load_served_model(folder, device=settings.device))
-    except (CheckpointError, DeviceError, PortError) as error:
+        return run_service(settings)
+    except PortError as error:
         raise CommandError(str(error)) from error
+
+
+@app.command()
+def api(
+    host: Annotated[str | None, typer.Option(help="Address to listen on [SEMICAP_HOST, 127.0.0.1].")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="TCP port, 0 for any free one [SEMICAP_PORT, 8000].")
+    ] = None,
+    socket_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> int:
+    """Run the API and the page alone, beside a broker and workers of your own (SEMICAP_REDIS_URL)."""
+    settings = read_settings(host=host, port=port)
+    from service.api_process import run_api
+
+    return run_api(settings, socket_fd=socket_fd, ready_fd=ready_fd)
+
+
+@app.command()
+def worker(
+    nice: Annotated[bool, typer.Option("--nice", help="Leave the processors to others first.")] = False,
+) -> int:
+    """Run a worker that does jobs, beside any number of others, until a signal comes."""
+    settings = read_settings()
+    from service.jobs.worker import run_worker
+
+    return run_worker(settings, nice=nice)
 
 
 @app.command(**_HAS_OWN_HELP)

@@ -2,6 +2,9 @@
 
 from typing import Any, ClassVar
 
+WRONG_USE = 2
+"""Exit status of a command that was used wrongly or cannot start as it is set."""
+
 
 class CommandError(Exception):
     """Wrong use of the command line, or what keeps a command from starting: one line that says what to do."""
@@ -44,6 +47,10 @@ class NoImageError(ServiceError):
 
 class BrokenImageError(ServiceError):
     status, type, title = 422, "broken-image", "The image cannot be decoded"
+
+
+class UnreadableFileError(ServiceError):
+    status, type, title = 422, "unreadable-file", "The file cannot be read"
 
 
 class InvalidEmbeddingError(ServiceError):
@@ -114,6 +121,10 @@ class CaptioningFailedError(ServiceError):
     status, type, title = 500, "captioning-failed", "The model failed on the image"
 
 
+class WorkerLostError(ServiceError):
+    status, type, title = 500, "worker-lost", "Workers died on the image"
+
+
 class StoppingError(ServiceError):
     status, type, title = 503, "stopping", "The service is stopping"
 
@@ -124,3 +135,43 @@ class EngineUnavailableError(ServiceError):
 
 class DeadlineExceededError(ServiceError):
     status, type, title = 504, "deadline-exceeded", "The answer was not ready in time"
+
+
+class DatasetNotFoundError(ServiceError):
+    status, type, title = 404, "dataset-not-found", "There is no such dataset"
+
+
+class JobNotFoundError(ServiceError):
+    status, type, title = 404, "job-not-found", "There is no such job"
+
+
+class JobStateError(ServiceError):
+    status, type, title = 409, "job-state", "The job's state does not allow this"
+
+
+class RequestInProgressError(ServiceError):
+    status, type, title = 409, "request-in-progress", "A request with this Idempotency-Key is being handled"
+
+
+class IdempotencyKeyReusedError(ServiceError):
+    status, type, title = 422, "idempotency-key-reused", "The Idempotency-Key belongs to another request"
+
+
+class InvalidDatasetError(ServiceError):
+    status, type, title = 422, "invalid-dataset", "The dataset cannot be taken"
+
+
+class FolderNotAllowedError(ServiceError):
+    status, type, title = 403, "folder-not-allowed", "Jobs may not use this folder"
+
+
+class TooManyJobsError(ServiceError):
+    status, type, title = 429, "too-many-jobs", "Too many jobs, uploads or event streams at one time"
+
+
+class StoreUnavailableError(ServiceError):
+    status, type, title = 503, "store-unavailable", "The artifact store does not answer"
+
+
+class BrokerUnavailableError(ServiceError):
+    status, type, title = 503, "broker-unavailable", "The broker of the jobs does not answer"

@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache
 from io import BytesIO
 
 from jaxtyping import UInt8
@@ -11,11 +10,7 @@ from torch import Tensor
 
 from models.preprocess import Preprocess, to_rgb
 from service.errors import BrokenImageError, ImageTooLargeError, UnsupportedImageError
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
-"""Pillow's names of the formats that are read; its other decoders (EPS among them) are never reached."""
-
-MEDIA_TYPES = tuple(f"image/{name}" for name in ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "jp2"))
+from service.image_formats import formats, recognised_format
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 
@@ -23,17 +18,6 @@ _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _HEADER_BYTES = 32
 _OVERSAMPLING = 2
-
-
-@cache
-def formats() -> tuple[str, ...]:
-    """FORMATS, and an iPhone's HEIF where the extra `heic` is installed."""
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        return FORMATS
-    register_heif_opener()
-    return (*FORMATS, "HEIF")
 
 
 @dataclass(frozen=True)
@@ -124,7 +108,7 @@ def _too_many_pixels(limits: ImageLimits, *, size: tuple[int, int] | None = None
 def _unreadable(data: bytes) -> BrokenImageError | UnsupportedImageError:
     if not data:
         return BrokenImageError("the image is empty: it has 0 bytes")
-    known = _recognised_format(data[:_HEADER_BYTES])
+    known = recognised_format(data[:_HEADER_BYTES])
     if known is not None:
         return BrokenImageError(f"the file begins like {known} but its header is damaged or cut off")
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
@@ -132,14 +116,6 @@ def _unreadable(data: bytes) -> BrokenImageError | UnsupportedImageError:
     return UnsupportedImageError(
         f"the file is none of the formats that are read: {', '.join(formats())}", formats=list(formats())
     )
-
-
-def _recognised_format(header: bytes) -> str | None:
-    for name in formats():
-        _, accept = Image.OPEN[name]
-        if accept is not None and accept(header) is True:
-            return name
-    return None
 
 
 def _displayed_size(image: Image.Image) -> tuple[int, int]:

@@ -15,6 +15,7 @@ REFUSALS = ("not-authenticated", "missing-scope", "rate-limited")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_CHUNK_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 120, 300)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _CLIP_SCORES = tuple(round(0.1 * step, 1) for step in range(1, 26))
 
@@ -28,6 +29,7 @@ class Metrics:
         GCCollector(registry=registry)
         self._define_http()
         self._define_engine()
+        self._define_jobs()
 
     def _define_http(self) -> None:
         labels = ("method", "route", "status")
@@ -107,6 +109,45 @@ class Metrics:
             ("precision",),
             registry=registry,
         )
+
+    def _define_jobs(self) -> None:
+        registry = self.registry
+        self.job_items = Counter(
+            "semicap_job_items_total",
+            "Photos of jobs that this worker did: captioned, failed, skipped.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.chunk_seconds = Histogram(
+            "semicap_job_chunk_seconds",
+            "One stay of a worker with a chunk of a job, by how it ended.",
+            ("ending",),
+            registry=registry,
+            buckets=_CHUNK_SECONDS,
+        )
+        self.jobs_active = Gauge("semicap_jobs_active", "Jobs that wait or run.", registry=registry)
+        self.job_queue_depth = Gauge(
+            "semicap_job_queue_depth", "Messages that no worker has taken.", registry=registry
+        )
+        self.job_queue_age = Gauge(
+            "semicap_job_queue_oldest_seconds",
+            "Age of the oldest chunk that was sent and is not done, running ones included.",
+            registry=registry,
+        )
+
+    def item_done(self, outcome: str) -> None:
+        """Counts a photo of a job."""
+        self.job_items.labels(outcome).inc()
+
+    def chunk_done(self, *, ending: str, seconds: float) -> None:
+        """Notes a worker's stay with a chunk."""
+        self.chunk_seconds.labels(ending).observe(seconds)
+
+    def set_job_queue(self, *, jobs: int, depth: int, oldest_s: float) -> None:
+        """States what waits for the workers."""
+        self.jobs_active.set(jobs)
+        self.job_queue_depth.set(depth)
+        self.job_queue_age.set(oldest_s)
 
     def set_model(self, *, name: str, version: str, scorer: str, scorer_revision: str) -> None:
         """Names the model that answers from now on."""

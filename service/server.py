@@ -1,10 +1,10 @@
-"""`semicap serve`: uvicorn in this process, ended gracefully by a signal, at once by a second Ctrl-C."""
+"""The API: uvicorn in this process, ended gracefully by a signal, at once by a second Ctrl-C."""
 
 import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -21,23 +21,26 @@ from service.settings import Settings
 REFUSING_S = 0.3
 """Seconds between refusing requests and closing connections, so that requests already sent get a 503."""
 
-_BACKLOG = 2048
 _KEEP_ALIVE_S = 5
 _INTERRUPTED = 130
 
 log = structlog.stdlib.get_logger("semicap.server")
 
 
-class PortError(OSError):
-    """The address cannot be listened on; the message says why and what to do."""
-
-
 class GracefulServer(uvicorn.Server):
     """Refuses new requests from the signal on, answers those in flight, and ends with status 0."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, config: uvicorn.Config, lifecycle: Lifecycle, *, on_started: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self.lifecycle = lifecycle
+        self.on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.on_started()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -67,17 +70,21 @@ class GracefulServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run_server(settings: Settings, model: ServedModel) -> int:
+def run_server(
+    settings: Settings,
+    model: ServedModel,
+    *,
+    listener: socket.socket,
+    on_started: Callable[[], None] = lambda: None,
+) -> int:
     """Serves until a signal comes; the process's exit status.
 
-    Raises:
-        PortError: the address is taken or not ours.
+    Args:
+        on_started: called when requests are answered.
     """
     lifecycle = Lifecycle()
-    listener = _listen(settings.host, settings.port)
-    server = GracefulServer(
-        server_config(create_app(settings, model, lifecycle=lifecycle), settings), lifecycle
-    )
+    app = create_app(settings, model, lifecycle=lifecycle)
+    server = GracefulServer(server_config(app, settings), lifecycle, on_started=on_started)
     host, port = listener.getsockname()[:2]
     log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", model=model.id)
     server.run(sockets=[listener])
@@ -103,14 +110,3 @@ def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise PortError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; "
-            "choose another address with --host and --port (SEMICAP_HOST, SEMICAP_PORT)"
-        ) from error

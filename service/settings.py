@@ -1,5 +1,6 @@
 """Every setting of the service, read from the environment (SEMICAP_...)."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -40,10 +41,6 @@ class Settings(BaseSettings):
         "'100/minute', '5/second;1000/hour'; unset is no limit.",
     )
     open_metrics: bool = Field(True, description="Whether /metrics needs no API key.")
-    redis_url: str | None = Field(
-        None,
-        description="Redis in which several processes share their rate limits; unset: in memory.",
-    )
     data_dir: Path = Field(Path("semicap-data"), description="Folder for everything the service stores.")
     checkpoint: Path | None = Field(
         None,
@@ -98,6 +95,54 @@ class Settings(BaseSettings):
     tracing: bool = Field(
         False, description="Whether requests are traced by OpenTelemetry (extra otel; OTEL_... variables)."
     )
+    redis_url: str | None = Field(
+        None,
+        repr=False,
+        pattern=r"^(redis|rediss|unix)://",
+        description="Broker of jobs and of shared rates: redis://, rediss:// or unix://; unset means the one "
+        "that semicap serve keeps in data_dir.",
+    )
+    workers: int = Field(1, ge=0, le=64, description="Worker processes that semicap serve starts.")
+    worker_metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="TCP port of a worker's Prometheus metrics; unset means none."
+    )
+    store_url: str | None = Field(
+        None,
+        repr=False,
+        description="Where datasets, jobs and their results are kept: a folder or s3://, gs://, az://; "
+        "unset means data_dir/store. Workers elsewhere need the same store.",
+    )
+    dataset_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="Folders of this machine that jobs may read, with ':' between them; links out refused.",
+    )
+    max_dataset_items: int = Field(1_000_000, ge=1, description="Photos of one dataset.")
+    max_dataset_bytes: int = Field(
+        16 * 1024 * MEBIBYTE, ge=1, description="Bytes of one uploaded dataset, packed or unpacked."
+    )
+    max_uploads: int = Field(2, ge=1, le=64, description="Datasets uploaded at one time; beyond it 429.")
+    upload_timeout_s: float = Field(3600.0, gt=0, description="Seconds in which a dataset has to arrive.")
+    max_active_jobs: int = Field(100, ge=1, description="Jobs that wait or run; beyond it 429.")
+    job_chunk_items: int = Field(128, ge=1, le=10_000, description="Photos that a worker takes at one time.")
+    job_chunk_s: float = Field(
+        60.0, gt=0, description="Seconds after which a worker gives the rest of its photos back to the queue."
+    )
+    job_save_s: float = Field(
+        3.0,
+        ge=0,
+        description="Seconds between two saves of a worker's results; a killed one costs that much.",
+    )
+    webhook_secret: str | None = Field(
+        None,
+        repr=False,
+        pattern=r"^whsec_[A-Za-z0-9+/=_-]{32,}$",
+        description="Signs webhooks (standardwebhooks.com): whsec_ and 24 or more bytes in base64.",
+    )
+    webhook_private: bool = Field(
+        False, description="Whether webhooks may go to http:// and to addresses that are not public."
+    )
+    max_event_streams: int = Field(100, ge=1, description="Open event streams of jobs; beyond it 429.")
+
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="Log lines as JSON or for a person; auto is console on a terminal, else JSON."
@@ -124,6 +169,16 @@ class Settings(BaseSettings):
     @classmethod
     def _is_rate(cls, value: str | None) -> str | None:
         return value if value is None else check_rate(value)
+
+    @property
+    def store_location(self) -> str:
+        """Folder or URL of the artifact store."""
+        return self.store_url or str(self.data_dir / "store")
+
+    @field_validator("dataset_roots", mode="before")
+    @classmethod
+    def _split_paths(cls, value: Any) -> Any:
+        return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

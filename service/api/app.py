@@ -15,10 +15,11 @@ from starlette.responses import Response
 
 from service import release
 from service.api.dependencies import Parts
+from service.api.job_service import JobService
 from service.api.openapi import openapi_of
 from service.api.page import add_page
 from service.api.responses import problem_response
-from service.api.routes import captions, health, models
+from service.api.routes import captions, datasets, health, jobs, models
 from service.api.security import add_security, with_keys_required
 from service.api.stack import middleware_stack, open_paths, tracer_provider_of
 from service.captioning import Captioning
@@ -60,12 +61,16 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
         engine = _build_engine(settings, model, metrics=metrics, lifecycle=lifecycle)
         pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="semicap-decode")
+        job_service: JobService | None = None
         await run_in_threadpool(engine.start)
         try:
             captioning = _build_captioning(settings, model, engine=engine, pool=pool, metrics=metrics)
             fetcher = _build_fetcher(settings)
-            yield {"parts": Parts(settings, model, engine, captioning, metrics, lifecycle, fetcher)}
+            job_service = _build_jobs(settings, lifecycle=lifecycle)
+            parts = Parts(settings, model, engine, captioning, metrics, lifecycle, fetcher, job_service)
+            yield {"parts": parts}
         finally:
+            await _stop_jobs(job_service)
             await run_in_threadpool(engine.stop, drain_s=settings.drain_s)
             pool.shutdown(wait=False, cancel_futures=True)
             await rates.close()
@@ -93,7 +98,7 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
         },
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (captions, models, health):
+    for module in (captions, datasets, jobs, models, health):
         app.include_router(module.router)
     add_page(app)
     openapi = openapi_of(app)
@@ -114,6 +119,21 @@ def _build_engine(
         observer=metrics,
         on_fatal=lifecycle.fail,
     )
+
+
+def _build_jobs(settings: Settings, *, lifecycle: Lifecycle) -> JobService | None:
+    """None without a broker: then captions work and jobs answer 503."""
+    if settings.redis_url is None:
+        return None
+    jobs = JobService.build(settings, is_stopping=lambda: lifecycle.is_stopping)
+    jobs.parts.keeper.start()
+    return jobs
+
+
+async def _stop_jobs(jobs: JobService | None) -> None:
+    if jobs is not None:
+        jobs.parts.keeper.stop()
+        await jobs.events.close()
 
 
 def _build_captioning(

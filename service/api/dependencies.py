@@ -6,8 +6,10 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from service.api.inputs import InputLimits
+from service.api.job_service import JobService
 from service.captioning import Captioning
 from service.engine.engine import Engine
+from service.errors import BrokerUnavailableError
 from service.fetch import ImageFetcher
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
@@ -26,6 +28,7 @@ class Parts:
     metrics: Metrics
     lifecycle: Lifecycle
     fetcher: ImageFetcher | None = None
+    jobs: JobService | None = None
 
     @property
     def input_limits(self) -> InputLimits:
@@ -40,4 +43,12 @@ async def _parts(request: Request) -> Parts:
     return cast(Parts, request.state.parts)
 
 
+async def _jobs(request: Request) -> JobService:
+    parts = await _parts(request)
+    if parts.jobs is None:
+        raise BrokerUnavailableError("there is no broker: set SEMICAP_REDIS_URL, or run semicap serve")
+    return parts.jobs
+
+
 UseParts = Annotated[Parts, Depends(_parts)]
+UseJobs = Annotated[JobService, Depends(_jobs)]

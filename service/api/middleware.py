@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -123,33 +124,43 @@ class StoppingMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Counts the body as it streams, so that neither one request nor all of them together fill the memory."""
+    """Counts the body as it streams, so that neither one request nor all of them together fill the memory.
 
-    def __init__(self, app: ASGIApp, max_bytes: int, budget: BodyBudget) -> None:
+    Args:
+        spooled: paths whose bodies go to disk as they come, with their own limit in bytes.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, budget: BodyBudget, spooled: Mapping[str, int]) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.budget = budget
+        self.spooled = spooled
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-            return
-        await self._counted(scope, receive, send)
+        elif scope["path"] in self.spooled and _media_type(scope) != "application/json":
+            limit = self.spooled[scope["path"]]
+            await self._counted(scope, receive, send, max_bytes=limit, budget=BodyBudget(limit, 0))
+        else:
+            await self._counted(scope, receive, send, max_bytes=self.max_bytes, budget=self.budget)
 
-    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _counted(
+        self, scope: Scope, receive: Receive, send: Send, *, max_bytes: int, budget: BodyBudget
+    ) -> None:
         held = 0
         stated = _content_length(scope)
 
         def take(count: int) -> None:
             nonlocal held
-            if held + count > self.max_bytes:
-                raise self._too_large()
-            self.budget.take(count)
+            if held + count > max_bytes:
+                raise _too_large(max_bytes)
+            budget.take(count)
             held += count
 
         async def receive_counted() -> Message:
-            if stated > self.max_bytes:
-                raise self._too_large()
+            if stated > max_bytes:
+                raise _too_large(max_bytes)
             message = await receive()
             take(len(message.get("body", b"")))
             return message
@@ -158,13 +169,13 @@ class BodyLimitMiddleware:
         try:
             await self.app(scope, receive_counted, send)
         finally:
-            self.budget.give_back(held)
+            budget.give_back(held)
 
-    def _too_large(self) -> RequestTooLargeError:
-        return RequestTooLargeError(
-            f"the request body has more than {self.max_bytes} bytes; send fewer or smaller images",
-            max_bytes=self.max_bytes,
-        )
+
+def _too_large(max_bytes: int) -> RequestTooLargeError:
+    return RequestTooLargeError(
+        f"the request body has more than {max_bytes} bytes; send fewer or smaller images", max_bytes=max_bytes
+    )
 
 
 async def _read_to_the_end(receive: Receive) -> None:
@@ -176,6 +187,10 @@ async def _read_to_the_end(receive: Receive) -> None:
 
 def _request_id(given: str | None) -> str:
     return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def _media_type(scope: Scope) -> str:
+    return Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _content_length(scope: Scope) -> int:

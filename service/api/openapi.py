@@ -31,11 +31,12 @@ from service.errors import (
     UnsupportedMediaTypeError,
     UrlFetchingDisabledError,
 )
-from service.images import MEDIA_TYPES
+from service.image_formats import MEDIA_TYPES
 from service.option_reading import options_schema
 
 TAGS = [
     {"name": "captions", "description": "Photos in, scored captions out."},
+    {"name": "jobs", "description": "Long work over many photos: datasets, bulk captioning."},
     {"name": "models", "description": "The model versions that answer."},
     {"name": "operations", "description": "Health and metrics."},
 ]

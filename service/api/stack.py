@@ -45,7 +45,12 @@ def middleware_stack(
         Middleware(
             AccessMiddleware, ring=ring, rates=rates, metrics=metrics, open_paths=open_paths(settings)
         ),
-        Middleware(BodyLimitMiddleware, max_bytes=settings.max_request_bytes, budget=budget),
+        Middleware(
+            BodyLimitMiddleware,
+            max_bytes=settings.max_request_bytes,
+            budget=budget,
+            spooled={"/v1/datasets": settings.max_dataset_bytes},
+        ),
         Middleware(StoppingMiddleware, lifecycle=lifecycle),
     ]
 

@@ -1,8 +1,7 @@
 """Captions for many files: photos read ahead in threads, one engine, every output whole at any moment."""
 
 import time
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -21,10 +20,8 @@ from service.engine.results import ImageCaptions
 from service.errors import ServiceError
 from service.images import ImageFacts, ImageLimits, read_pixels
 from service.offline.outputs import Output, Record, sidecar_of
+from service.reading_ahead import read_ahead
 from service.registry import ServedModel
-
-_READ_AHEAD = 4
-"""Photos read ahead by each decode thread."""
 
 
 class Listener(Protocol):
@@ -90,7 +87,7 @@ class FileCaptioning:
         """Returns when all photos are in `tally`; may be interrupted at any moment without harm."""
         with (
             ThreadPoolExecutor(self.decode_threads, thread_name_prefix="semicap-decode") as pool,
-            closing(_read_ahead(photos, pool=pool, run=self)) as images,
+            closing(read_ahead(photos, self.read, pool=pool, threads=self.decode_threads)) as images,
         ):
             for photo, future in self.engine.caption_many(self._good(images), options):
                 self._finish(photo, future)
@@ -139,22 +136,6 @@ class FileCaptioning:
             "model": {"name": self.model.name, "version": self.model.version},
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-
-
-def _read_ahead(
-    photos: Sequence[Path], *, pool: ThreadPoolExecutor, run: FileCaptioning
-) -> Generator[tuple[Path, "Future[tuple[Tensor, ImageFacts]]"], None, None]:
-    waiting: deque[tuple[Path, Future[tuple[Tensor, ImageFacts]]]] = deque()
-    try:
-        for photo in photos:
-            waiting.append((photo, pool.submit(run.read, photo)))
-            if len(waiting) > _READ_AHEAD * run.decode_threads:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-    finally:
-        for _, future in waiting:
-            future.cancel()
 
 
 def _reason(error: ServiceError | EngineError | OSError) -> str:

@@ -17,7 +17,7 @@ START_S = 900
 class Service:
     """A running `semicap serve` on a port of its own."""
 
-    def __init__(self, checkpoint: Path, **environment: str) -> None:
+    def __init__(self, checkpoint: Path, data_dir: Path, **environment: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service.cli", "serve", "--port", "0"],
             stderr=subprocess.PIPE,
@@ -26,6 +26,7 @@ class Service:
                 **os.environ,
                 "SEMICAP_CHECKPOINT": str(checkpoint),
                 "SEMICAP_LOG_FORMAT": "json",
+                "SEMICAP_DATA_DIR": str(data_dir),
                 **environment,
             },
         )

@@ -34,7 +34,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 def service(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[Service]:
     running = Service(
         tiny_checkpoint,
-        SEMICAP_DATA_DIR=str(tmp_path),
+        tmp_path,
+        SEMICAP_WORKERS="0",
         SEMICAP_MAX_IMAGE_PIXELS=str(MAX_PIXELS),
         SEMICAP_DECODE_THREADS=str(DECODE_THREADS),
         SEMICAP_DEADLINE_S="600",

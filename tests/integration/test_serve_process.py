@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def service(tiny_checkpoint: Path) -> Iterator[Service]:
+def service(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[Service]:
     """A service that the test may end."""
-    running = Service(tiny_checkpoint)
+    running = Service(tiny_checkpoint, tmp_path / "data")
     yield running
     running.end()
 

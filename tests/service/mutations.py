@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
-from service.images import FORMATS
+from service.image_formats import FORMATS
 from tests.service import pictures
 
 Rng = np.random.Generator

@@ -22,7 +22,7 @@ def test_help_lists_the_commands_without_loading_torch() -> None:
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0
-    for command in ("serve", "caption", "models", "train", "evaluate", "version"):
+    for command in ("serve", "api", "worker", "jobs", "caption", "models", "train", "evaluate", "version"):
         assert command in finished.stdout
     assert finished.stdout.endswith("False\n")
 
@@ -44,11 +44,15 @@ def test_caption_has_a_flag_for_every_option(semicap: Semicap) -> None:
         (("caption",), {}, "Missing argument"),
         (("caption", __file__, "--checkpoint", "/no/such/model"), {}, "is not a checkpoint"),
         (("caption", __file__, "--model", "other"), {}, "there is no model 'other'"),
-        (("serve", "--checkpoint", "/no/such/model"), {}, "is not a checkpoint"),
+        (("api",), {"SEMICAP_CHECKPOINT": "/no/such/model"}, "is not a checkpoint"),
+        (("api",), {"SEMICAP_DEVICE": "abacus"}, "abacus"),
+        (("worker",), {}, "set SEMICAP_REDIS_URL"),
+        (("worker",), {"SEMICAP_REDIS_URL": "http://x"}, "SEMICAP_REDIS_URL"),
+        (("jobs", "status", "job-1", "--url", "http://127.0.0.1:9"), {}, "does not answer"),
+        (("jobs", "submit", "captions", "/no/such/folder"), {}, "there is no '/no/such/folder'"),
         (("serve",), {"SEMICAP_PORT": "70000"}, "SEMICAP_PORT"),
         (("serve", "--host", "0.0.0.0"), {"SEMICAP_DATA_DIR": "/no/such/folder"}, "semicap keys create"),
         (("serve",), {"SEMICAP_MAX_QUEUED_IMAGES": "3"}, "max_images_per_request (64) is above"),
-        (("serve",), {"SEMICAP_DEVICE": "abacus"}, "abacus"),
         (("sing",), {}, "sing"),
     ],
 )

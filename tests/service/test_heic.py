@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from service import images
+from service import image_formats
 from service.errors import BrokenImageError, ImageTooLargeError, UnsupportedImageError
 from service.images import ImageLimits, read_image
 from tests.service import pictures
@@ -16,7 +16,7 @@ HEAD = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50)
 @pytest.fixture
 def with_heic() -> None:
     pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
-    assert images.formats()[-1] == "HEIF"
+    assert image_formats.formats()[-1] == "HEIF"
 
 
 @pytest.mark.usefixtures("with_heic")
@@ -41,6 +41,6 @@ def test_limits_and_damage_are_those_of_other_formats() -> None:
 
 
 def test_without_the_extra_the_answer_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "formats", lambda: images.FORMATS)
+    monkeypatch.setattr(image_formats, "formats", lambda: image_formats.FORMATS)
     with pytest.raises(UnsupportedImageError, match=r"semicap\[heic\]"):
         read_image(HEAD, limits=LIMITS, needed_edge=32)

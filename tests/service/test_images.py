@@ -8,7 +8,8 @@ from PIL import Image
 
 from models.preprocess import Preprocess
 from service.errors import BrokenImageError, ImageTooLargeError, ServiceError, UnsupportedImageError
-from service.images import FORMATS, ImageFacts, ImageLimits, read_image, read_pixels
+from service.image_formats import FORMATS
+from service.images import ImageFacts, ImageLimits, read_image, read_pixels
 from tests.service import pictures
 
 LIMITS = ImageLimits(max_bytes=5_000_000, max_pixels=1_000_000)

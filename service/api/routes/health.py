@@ -1,6 +1,7 @@
 """Health checks and metrics."""
 
 from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from service.api.dependencies import UseParts
@@ -37,4 +38,6 @@ async def ready(parts: UseParts) -> Health:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(parts: UseParts) -> Response:
+    if parts.jobs is not None:
+        await run_in_threadpool(parts.jobs.observe, parts.metrics)
     return Response(parts.metrics.render(), media_type=METRICS_MEDIA_TYPE)

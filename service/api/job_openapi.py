@@ -1,0 +1,22 @@
+"""What OpenAPI says of dataset and job requests that FastAPI cannot derive from a signature."""
+
+from typing import Any
+
+from service.api.job_schemas import FolderDataset
+from service.jobs.uploads import ARCHIVES
+
+_BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
+
+DATASET_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        **{media_type: {"schema": _BINARY} for media_type in (*ARCHIVES, "image/*")},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {"file": {"type": "array", "items": _BINARY, "minItems": 1}},
+            }
+        },
+        "application/json": {"schema": FolderDataset.model_json_schema()},
+    },
+}

@@ -1,0 +1,154 @@
+"""The jobs behind the routes: submission from a request, uploads, events, outputs of ended jobs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Self
+
+from starlette.responses import StreamingResponse
+
+from service.api.job_events import EventStreams
+from service.api.job_schemas import CaptionJobRequest
+from service.api.uploading import Uploads
+from service.errors import (
+    InvalidRequestError,
+    JobNotFoundError,
+    JobStateError,
+    NotFoundError,
+    ServiceError,
+)
+from service.jobs.archive import JobArchive, output_key
+from service.jobs.documents import CaptionJob, Dataset, Webhook, now
+from service.jobs.events import JobEvents
+from service.jobs.folders import allowed_folder, dataset_of_folder
+from service.jobs.idempotency import claim_job_id
+from service.jobs.jobs import JobStatus
+from service.jobs.outputs import FILES
+from service.jobs.parts import JobParts
+from service.jobs.webhook import check_webhook
+from service.metrics import Metrics
+from service.option_reading import options_from_json
+from service.registry import ServedModel
+from service.settings import Settings
+
+
+class Submission:
+    """Makes jobs of requests."""
+
+    def __init__(self, parts: JobParts, settings: Settings) -> None:
+        self._parts = parts
+        self._settings = settings
+
+    def submit(
+        self, asked: CaptionJobRequest, *, model: ServedModel, idempotency_key: str | None
+    ) -> JobStatus:
+        """The job of a request.
+
+        Raises:
+            ServiceError: an option, the dataset or the folder is wrong, or there are too many jobs.
+        """
+        model.check_asked_for(options_from_json(asked.options).model)
+        if asked.webhook is not None:
+            check_webhook(asked.webhook.url, self._settings)
+        jobs = self._parts.jobs
+        job_id, is_there = claim_job_id(jobs.archive, idempotency_key, asked.model_dump(mode="json"))
+        if is_there:
+            return jobs.status(job_id)
+        dataset = self._dataset(asked)
+        if asked.write_to_folder and dataset.folder is None:
+            raise InvalidRequestError("write_to_folder needs photos in a folder of the server, not an upload")
+        return jobs.submit(self._job(job_id, asked, dataset))
+
+    def _dataset(self, asked: CaptionJobRequest) -> Dataset:
+        settings = self._settings
+        if asked.folder is not None:
+            return dataset_of_folder(
+                asked.folder,
+                store=self._parts.store,
+                roots=settings.dataset_roots,
+                max_items=settings.max_dataset_items,
+            )
+        dataset = self._parts.datasets.get(asked.dataset or "")
+        if dataset.folder is not None:
+            allowed_folder(dataset.folder, settings.dataset_roots)
+        return dataset
+
+    def _job(self, job_id: str, asked: CaptionJobRequest, dataset: Dataset) -> CaptionJob:
+        return CaptionJob(
+            id=job_id,
+            created=now(),
+            dataset=dataset.id,
+            num_items=dataset.num_items,
+            chunk_items=self._settings.job_chunk_items,
+            options=asked.options,
+            outputs=tuple(dict.fromkeys(asked.outputs)),
+            writes_to_folder=asked.write_to_folder,
+            policy=asked.policy,
+            webhook=Webhook(url=asked.webhook.url) if asked.webhook else None,
+        )
+
+
+class JobService:
+    """What the routes of datasets and jobs use."""
+
+    def __init__(
+        self,
+        parts: JobParts,
+        *,
+        submission: Submission,
+        uploads: Uploads,
+        events: JobEvents,
+        max_streams: int,
+    ) -> None:
+        self.parts = parts
+        self.submission = submission
+        self.uploads = uploads
+        self.events = events
+        self.event_streams = EventStreams(max_streams)
+
+    @classmethod
+    def build(cls, settings: Settings, *, is_stopping: Callable[[], bool]) -> Self:
+        """Raises CommandError, as JobParts.build."""
+        parts = JobParts.build(settings)
+        return cls(
+            parts,
+            submission=Submission(parts, settings),
+            uploads=Uploads(parts.store, settings),
+            events=JobEvents(settings.redis_url or "", parts.jobs, is_stopping=is_stopping),
+            max_streams=settings.max_event_streams,
+        )
+
+    @property
+    def archive(self) -> JobArchive:
+        return self.parts.jobs.archive
+
+    def statuses(self, job_ids: Sequence[str]) -> Iterator[JobStatus]:
+        """The status of each job that is there."""
+        for job_id in job_ids:
+            with suppress(JobNotFoundError):
+                yield self.parts.jobs.status(job_id)
+
+    def output_response(self, job_id: str, output: str) -> StreamingResponse:
+        """An output of an ended job.
+
+        Raises:
+            JobStateError: the job has not ended.
+            NotFoundError: it was not asked for.
+        """
+        status = self.parts.jobs.status(job_id)
+        kind = next((one for one in status.job.outputs if one == output), None)
+        if kind is None:
+            known = ", ".join(("jsonl", *status.job.outputs))
+            raise NotFoundError(f"the job has no output {output!r}; it has {known}")
+        name, media_type = FILES[kind]
+        parts = self.parts.store.stream(output_key(job_id, status.attempt, name))
+        if status.finished is None or parts is None:
+            raise JobStateError(f"the job is {status.state}; {name} is made when it ends")
+        headers = {"Content-Disposition": f'attachment; filename="{job_id}-{name}"'}
+        return StreamingResponse(parts, media_type=media_type, headers=headers)
+
+    def observe(self, metrics: Metrics) -> None:
+        """States in the metrics what waits for the workers; without a broker as before."""
+        with suppress(ServiceError):
+            jobs = self.parts.jobs
+            active = jobs.archive.active()
+            metrics.set_job_queue(jobs=len(active), depth=jobs.queue.depth(), oldest_s=jobs.oldest_s(active))

@@ -1,0 +1,78 @@
+"""Datasets: photos that jobs run on."""
+
+from fastapi import APIRouter, Request
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from service.api.dependencies import UseJobs, UseParts
+from service.api.job_openapi import DATASET_BODY
+from service.api.job_schemas import DatasetInfo, FolderDataset
+from service.api.responses import problem_responses
+from service.errors import (
+    BrokerUnavailableError,
+    DatasetNotFoundError,
+    FolderNotAllowedError,
+    InvalidDatasetError,
+    InvalidRequestError,
+    RequestTimeoutError,
+    RequestTooLargeError,
+    StoreUnavailableError,
+    TooManyJobsError,
+    UnsupportedMediaTypeError,
+)
+from service.jobs.folders import dataset_of_folder
+
+router = APIRouter(prefix="/v1/datasets", tags=["jobs"])
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Upload photos, or name a folder of the server",
+    responses=problem_responses(
+        RequestTimeoutError,
+        RequestTooLargeError,
+        UnsupportedMediaTypeError,
+        InvalidDatasetError,
+        InvalidRequestError,
+        FolderNotAllowedError,
+        TooManyJobsError,
+        StoreUnavailableError,
+        BrokerUnavailableError,
+    ),
+    openapi_extra={"requestBody": DATASET_BODY},
+)
+async def create_dataset(request: Request, response: Response, parts: UseParts, jobs: UseJobs) -> DatasetInfo:
+    """A zip or tar archive as the body, a form of photos and archives, one photo, or JSON with `folder`.
+
+    Archives are read member by member; what is no photo, leads out of the archive or unpacks beyond the
+    limits is left out and listed in `rejected`. A photo that is broken is kept: its job says what is wrong.
+    """
+    if request.headers.get("content-type", "").startswith("application/json"):
+        asked = _folder_of(await request.body())
+        dataset = await run_in_threadpool(
+            dataset_of_folder,
+            asked.folder,
+            store=jobs.parts.store,
+            roots=parts.settings.dataset_roots,
+            max_items=parts.settings.max_dataset_items,
+        )
+    else:
+        dataset = await jobs.uploads.receive(request)
+    response.headers["Location"] = f"/v1/datasets/{dataset.id}"
+    return DatasetInfo(**dataset.model_dump())
+
+
+def _folder_of(body: bytes) -> FolderDataset:
+    try:
+        return FolderDataset.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "body"
+        raise InvalidRequestError(f"{place}: {first['msg']}") from error
+
+
+@router.get("/{dataset}", summary="One dataset", responses=problem_responses(DatasetNotFoundError))
+def get_dataset(dataset: str, jobs: UseJobs) -> DatasetInfo:
+    return DatasetInfo(**jobs.parts.datasets.get(dataset).model_dump())

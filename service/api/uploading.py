@@ -1,0 +1,103 @@
+"""Request bodies to datasets: spooled to disk as they stream, then read member by member in a thread."""
+
+import asyncio
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from service.errors import (
+    InvalidDatasetError,
+    RequestTimeoutError,
+    TooManyJobsError,
+    UnsupportedMediaTypeError,
+)
+from service.jobs.datasets import DatasetWriter
+from service.jobs.documents import Dataset
+from service.jobs.store import ArtifactStore
+from service.jobs.uploads import ARCHIVES, Ingest, UploadLimits
+from service.settings import Settings
+
+MAX_FORM_FILES = 200
+"""Files of one form; a form's parser holds up to a megabyte of each in memory."""
+
+NamedFile = tuple[str, IO[bytes]]
+
+
+class Uploads:
+    """Takes uploads, a bounded number at one time."""
+
+    def __init__(self, store: ArtifactStore, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._running = 0
+
+    async def receive(self, request: Request) -> Dataset:
+        """The dataset of a request's photos or archives.
+
+        Raises:
+            ServiceError: too many uploads, too slow, too large, or no photos in it.
+        """
+        with self._place():
+            try:
+                async with asyncio.timeout(self._settings.upload_timeout_s):
+                    return await self._read(request)
+            except TimeoutError as error:
+                raise RequestTimeoutError(
+                    f"the dataset did not arrive within {self._settings.upload_timeout_s:g} s"
+                ) from error
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if self._running >= self._settings.max_uploads:
+            raise TooManyJobsError(f"{self._running} datasets are being uploaded already", retry_after_s=10)
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+
+    async def _read(self, request: Request) -> Dataset:
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type == "multipart/form-data":
+            async with request.form(max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FILES) as form:
+                files = [
+                    (value.filename or "upload", value.file)
+                    for _, value in form.multi_items()
+                    if isinstance(value, UploadFile)
+                ]
+                return await run_in_threadpool(self._ingest, files)
+        if content_type in (*ARCHIVES, "application/octet-stream") or content_type.startswith("image/"):
+            with tempfile.TemporaryFile(dir=self._scratch_folder()) as file:
+                async for piece in request.stream():
+                    await run_in_threadpool(file.write, piece)
+                return await run_in_threadpool(self._ingest, [("upload", file)])
+        raise UnsupportedMediaTypeError(
+            f"the content type is {content_type[:100]!r}; it may be multipart/form-data, application/json, "
+            f"image/*, {', '.join(ARCHIVES)}"
+        )
+
+    def _ingest(self, files: Sequence[NamedFile]) -> Dataset:
+        if not files:
+            raise InvalidDatasetError("the form has no file; send photos or archives of photos")
+        settings = self._settings
+        writer = DatasetWriter(self._store, max_items=settings.max_dataset_items)
+        limits = UploadLimits(
+            max_items=settings.max_dataset_items,
+            max_bytes=settings.max_dataset_bytes,
+            max_image_bytes=settings.max_image_bytes,
+        )
+        ingest = Ingest(writer, limits)
+        for name, file in files:
+            ingest.add_file(name, file)
+        return writer.finish()
+
+    def _scratch_folder(self) -> Path:
+        folder = self._settings.data_dir / "uploads"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder

@@ -1,0 +1,45 @@
+"""`semicap api`: the model, a listening socket, and the server."""
+
+import os
+import socket
+
+from models.checkpoint import CheckpointError
+from service.errors import CommandError
+from service.listening import PortError, listen
+from service.log import configure_logging
+from service.model_store import ModelStore
+from service.registry import DeviceError, load_served_model
+from service.server import run_server
+from service.settings import Settings
+
+
+def run_api(settings: Settings, *, socket_fd: int | None, ready_fd: int | None) -> int:
+    """Serves until a signal comes; the exit status.
+
+    Args:
+        socket_fd: a listening socket that a supervisor keeps over restarts; None opens one.
+        ready_fd: gets one byte when requests are answered.
+
+    Raises:
+        CommandError: there is no such model, device or address.
+    """
+    configure_logging(level=settings.log_level, format=settings.log_format)
+    try:
+        folder = ModelStore(settings.models_dir).find(settings.checkpoint)
+        model = load_served_model(folder, device=settings.device)
+        listener = (
+            listen(settings.host, settings.port) if socket_fd is None else socket.socket(fileno=socket_fd)
+        )
+    except (CheckpointError, DeviceError, PortError) as error:
+        raise CommandError(str(error)) from error
+    return run_server(
+        settings,
+        model,
+        listener=listener,
+        on_started=lambda: None if ready_fd is None else _say_ready(ready_fd),
+    )
+
+
+def _say_ready(ready_fd: int) -> None:
+    os.write(ready_fd, b"1")
+    os.close(ready_fd)

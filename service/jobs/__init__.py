@@ -1,0 +1,1 @@
+"""Long work: datasets, bulk captioning jobs, and the worker that does them."""

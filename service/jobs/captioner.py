@@ -1,0 +1,126 @@
+"""Photos of a dataset through the worker's engine: one result for each, failures among them."""
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+from torch import Tensor
+
+from service.api.answers import caption_of, image_info
+from service.captioning import service_error
+from service.engine.engine import Engine
+from service.engine.errors import EngineDeadError, EngineError, EngineStoppedError
+from service.engine.results import ImageCaptions
+from service.errors import ServiceError, StoreUnavailableError, UnreadableFileError
+from service.images import ImageFacts, ImageLimits, read_pixels
+from service.jobs.datasets import Datasets
+from service.jobs.documents import Dataset, Item, ItemResult
+from service.jobs.failures import failed_result
+from service.option_reading import options_from_json
+from service.reading_ahead import read_ahead
+from service.registry import ServedModel
+
+Numbered = tuple[int, Item]
+Pixels = tuple[Tensor, ImageFacts]
+
+
+class ItemCaptioner:
+    """The engine with what it needs around it to caption items."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        model: ServedModel,
+        datasets: Datasets,
+        *,
+        limits: ImageLimits,
+        decode_threads: int,
+    ) -> None:
+        self.model = model
+        self._engine = engine
+        self._datasets = datasets
+        self._limits = limits
+        self._threads = decode_threads
+
+    def caption(
+        self, dataset: Dataset, items: Iterable[Numbered], options: dict[str, Any]
+    ) -> Generator[ItemResult, None, None]:
+        """A result for each item as it is ready; closing it takes what is in flight out of the engine.
+
+        Raises:
+            EngineDeadError, EngineStoppedError, StoreUnavailableError: no item is to blame.
+        """
+        run = _Run(self, dataset)
+        with (
+            ThreadPoolExecutor(self._threads, thread_name_prefix="semicap-decode") as pool,
+            closing(read_ahead(items, run.read, pool=pool, threads=self._threads)) as images,
+            closing(self._engine.caption_many(run.good(images), options_from_json(options))) as answers,  # type: ignore[type-var]
+        ):
+            for (number, item), future in answers:
+                yield run.result(number, item, future)
+                yield from run.take_failures()
+            yield from run.take_failures()
+
+    def read(self, dataset: Dataset, item: Item) -> Pixels:
+        """An item's pixels at the model's size.
+
+        Raises:
+            ServiceError: the item is broken, or the store failed.
+        """
+        try:
+            data = self._datasets.read(dataset, item, max_bytes=self._limits.max_bytes)
+        except OSError as error:
+            raise UnreadableFileError(f"the file cannot be read: {error.strerror or error}") from error
+        return read_pixels(data, limits=self._limits, preprocess=self.model.captioner.clip.preprocess)
+
+
+class _Run:
+    """One call of `caption`: what was read, and what failed while it was."""
+
+    def __init__(self, captioner: ItemCaptioner, dataset: Dataset) -> None:
+        self._captioner = captioner
+        self._dataset = dataset
+        self._facts: dict[int, ImageFacts] = {}
+        self._failed: deque[ItemResult] = deque()
+
+    def read(self, numbered: Numbered) -> Pixels:
+        return self._captioner.read(self._dataset, numbered[1])
+
+    def good(self, images: Iterable[tuple[Numbered, "Future[Pixels]"]]) -> Iterator[tuple[Numbered, Tensor]]:
+        for numbered, future in images:
+            number, item = numbered
+            try:
+                pixels, self._facts[number] = future.result()
+            except StoreUnavailableError:
+                raise
+            except ServiceError as error:
+                self._failed.append(failed_result(self._dataset, number, item, error))
+            else:
+                yield numbered, pixels
+
+    def take_failures(self) -> Iterator[ItemResult]:
+        while self._failed:
+            yield self._failed.popleft()
+
+    def result(self, number: int, item: Item, future: "Future[ImageCaptions]") -> ItemResult:
+        facts = self._facts.pop(number)
+        try:
+            answer = future.result()
+        except (EngineDeadError, EngineStoppedError):
+            raise
+        except EngineError as error:
+            return failed_result(self._dataset, number, item, service_error(error))
+        model = self._captioner.model
+        return ItemResult(
+            item=number,
+            file_name=item.name,
+            outcome="captioned",
+            captions=[caption_of(scored).model_dump() for scored in answer.captions],
+            image=image_info(facts).model_dump(),
+            warnings=list(facts.warnings),
+            model={"name": model.name, "version": model.version},
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+        )

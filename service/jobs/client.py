@@ -1,0 +1,88 @@
+"""The service's job API for the command line, with the standard library alone."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+from service.errors import CommandError
+
+URL_VARIABLE = "SEMICAP_URL"
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+_TIMEOUT_S = 60.0
+_MOST_SHOWN = 500
+
+
+class JobClient:
+    """Asks a running service; every failure is a CommandError of one line."""
+
+    def __init__(self, url: str | None = None) -> None:
+        self._url = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+        parts = urlsplit(self._url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise CommandError(f"{self._url!r} is not the address of a service; use http://host:port")
+        self._parts = parts
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """The JSON answer."""
+        with self._response(method, path, body=body, headers=headers) as response:
+            answer: dict[str, Any] = json.loads(response.read())
+            return answer
+
+    def lines(self, path: str) -> Iterator[bytes]:
+        """The answer line by line, as it comes."""
+        with self._response("GET", path) as response:
+            yield from response
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """The answer in pieces of bytes."""
+        with self._response("GET", path) as response:
+            while piece := response.read(64 * 1024):
+                yield piece
+
+    @contextmanager
+    def _response(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Iterator[HTTPResponse]:
+        with closing(self._connection()) as connection:
+            try:
+                connection.request(
+                    method, self._parts.path.rstrip("/") + path, body=body, headers=headers or {}
+                )
+                response = connection.getresponse()
+                if response.status >= 400:
+                    raise CommandError(_problem(response))
+                yield response
+            except (OSError, HTTPException) as error:
+                raise CommandError(
+                    f"the service at {self._url} does not answer ({error}); "
+                    f"is it running? {URL_VARIABLE} or --url names another"
+                ) from error
+
+    def _connection(self) -> HTTPConnection:
+        kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
+        return kind(self._parts.hostname or "", self._parts.port, timeout=_TIMEOUT_S)
+
+
+def _problem(response: HTTPResponse) -> str:
+    text = response.read(64 * 1024)
+    try:
+        return str(json.loads(text)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"the service answered {response.status}: {text[:_MOST_SHOWN].decode(errors='replace')}"

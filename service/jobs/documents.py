@@ -1,0 +1,180 @@
+"""What the store keeps as JSON: datasets, jobs, attempts and how they ended."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field
+
+JobState = Literal["queued", "running", "succeeded", "failed", "canceled"]
+OutputKind = Literal["txt", "csv", "metadata", "xmp", "webdataset"]
+Policy = Literal["skip", "append", "prepend", "overwrite-machine", "overwrite"]
+
+ENDED: tuple[JobState, ...] = ("succeeded", "failed", "canceled")
+
+
+class Document(BaseModel):
+    """A stored document; one of a later version keeps what this version does not know to itself."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    def to_bytes(self) -> bytes:
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+class Item(Document):
+    """One photo of a dataset.
+
+    Args:
+        name: its path in the upload or below the dataset's folder.
+        sha256: of its bytes, where the store holds them.
+        modified_ns: of the file, where it lies in a server folder.
+    """
+
+    name: str
+    num_bytes: int
+    sha256: str | None = None
+    modified_ns: int | None = None
+
+
+class Rejected(Document):
+    """A file of an upload that did not become an item."""
+
+    name: str
+    reason: str
+
+
+class Dataset(Document):
+    """Photos that jobs can run on.
+
+    Args:
+        folder: the server folder that holds the files; None where the store does.
+        rejected: the first of what was left out; `num_rejected` counts all.
+    """
+
+    id: str
+    created: datetime
+    num_items: int
+    num_bytes: int
+    folder: str | None = None
+    num_rejected: int = 0
+    rejected: tuple[Rejected, ...] = ()
+
+
+class Webhook(Document):
+    """Who is told when a job ends."""
+
+    url: str
+
+
+class CaptionJob(Document):
+    """A bulk captioning job as it was asked for."""
+
+    id: str
+    kind: Literal["captions"] = "captions"
+    created: datetime
+    dataset: str
+    num_items: int
+    chunk_items: int
+    options: dict[str, Any] = Field(default_factory=dict)
+    outputs: tuple[OutputKind, ...] = ()
+    writes_to_folder: bool = False
+    policy: Policy = "skip"
+    webhook: Webhook | None = None
+
+
+class Counts(Document):
+    """Items by outcome."""
+
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.done + self.failed + self.skipped
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            done=self.done + other.done,
+            failed=self.failed + other.failed,
+            skipped=self.skipped + other.skipped,
+        )
+
+
+class Attempt(Document):
+    """One run over all items of a job, or over those that failed before.
+
+    Args:
+        items: their numbers; None means all.
+        settled: counts of the items that this attempt leaves as they are.
+    """
+
+    number: int
+    created: datetime
+    first_chunk: int = 0
+    num_chunks: int
+    items: tuple[int, ...] | None = None
+    settled: Counts = Counts()
+
+    @property
+    def chunks(self) -> range:
+        return range(self.first_chunk, self.first_chunk + self.num_chunks)
+
+    def items_of(self, chunk: int, job: CaptionJob) -> list[int]:
+        """Numbers of the items in one of this attempt's chunks."""
+        begin = (chunk - self.first_chunk) * job.chunk_items
+        end = begin + job.chunk_items
+        return list(range(begin, min(end, job.num_items)) if self.items is None else self.items[begin:end])
+
+
+class Outcome(Document):
+    """How an attempt ended."""
+
+    attempt: int
+    state: JobState
+    counts: Counts
+    started: datetime | None = None
+    finished: datetime
+    error: str | None = None
+
+
+class Delivery(Document):
+    """How far the webhook of an attempt is.
+
+    Args:
+        due: when to try next; None when it is over.
+    """
+
+    attempt: int
+    tries: int = 0
+    due: datetime | None = None
+    delivered: bool = False
+    answer: str = ""
+
+
+class ItemResult(Document):
+    """What became of one item; a chunk's file has one a line."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    item: int
+    file_name: str
+    outcome: Literal["captioned", "failed", "skipped"]
+
+
+Name = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def new_id(prefix: str) -> str:
+    """An identifier that sorts by the time of its making, to the millisecond."""
+    return f"{prefix}-{int(now().timestamp() * 1000):012x}{uuid4().hex[:12]}"
+
+
+def chunks_of(num_items: int, chunk_items: int) -> int:
+    """Chunks that hold `num_items`."""
+    return -(-num_items // chunk_items)

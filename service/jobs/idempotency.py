@@ -1,0 +1,50 @@
+"""Idempotency-Key: the same request twice makes one job, whatever dies in between."""
+
+import hashlib
+import json
+from datetime import datetime, timedelta
+
+from service.errors import IdempotencyKeyReusedError, InvalidRequestError, RequestInProgressError
+from service.jobs.archive import JobArchive
+from service.jobs.documents import Document, new_id, now
+
+MAX_KEY_CHARS = 255
+TAKEN_OVER_AFTER = timedelta(seconds=30)
+"""A request that made no job for this long died on the way; the next one with its key goes on."""
+
+
+class _Claim(Document):
+    body_sha256: str
+    job_id: str
+    created: datetime
+
+
+def claim_job_id(archive: JobArchive, key: str | None, body: dict[str, object]) -> tuple[str, bool]:
+    """The id that the job of this request has, and whether it is there already.
+
+    Raises:
+        IdempotencyKeyReusedError: the key came with another body.
+        RequestInProgressError: the first request with this key is not done.
+    """
+    if key is None:
+        return new_id("job"), False
+    if not 0 < len(key) <= MAX_KEY_CHARS:
+        raise InvalidRequestError(
+            f"the Idempotency-Key has {len(key)} characters; it may have 1 to {MAX_KEY_CHARS}"
+        )
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    mine = _Claim(body_sha256=digest, job_id=new_id("job"), created=now())
+    place = f"idempotency/{hashlib.sha256(key.encode()).hexdigest()}.json"
+    if archive.store.create(place, mine.to_bytes()):
+        return mine.job_id, False
+    theirs = _Claim.model_validate_json(archive.store.get(place) or mine.to_bytes())
+    if theirs.body_sha256 != digest:
+        raise IdempotencyKeyReusedError("this Idempotency-Key came with another body before; use a new one")
+    if archive.has(theirs.job_id):
+        return theirs.job_id, True
+    if now() - theirs.created < TAKEN_OVER_AFTER:
+        raise RequestInProgressError(
+            "the first request with this Idempotency-Key is not done", retry_after_s=2
+        )
+    archive.store.put(place, theirs.model_copy(update={"created": now()}).to_bytes())
+    return theirs.job_id, False

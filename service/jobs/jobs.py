@@ -1,0 +1,287 @@
+"""Jobs from submission to end: what routes, workers and the command line ask for."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from service.errors import BrokerUnavailableError, JobStateError, TooManyJobsError
+from service.jobs.archive import JobArchive, counts_of, results_of
+from service.jobs.board import Board
+from service.jobs.documents import (
+    Attempt,
+    CaptionJob,
+    Counts,
+    ItemResult,
+    JobState,
+    Outcome,
+    chunks_of,
+    now,
+)
+from service.jobs.queue import JobQueue, finish_message
+
+SPARE_CHUNKS = 2
+"""Chunks of one job that wait for a worker, and two more for each that is being done: no worker idles, the
+queue stays short, and a small job need not wait for all of a large one."""
+
+LOST_AFTER_S = 10.0
+"""A chunk that was sent this long ago, that nobody holds and that does not wait, is sent again."""
+
+FINISH = "finish"
+"""Name of the lease under which a job's outputs are written."""
+
+WEBHOOK = "webhook"
+"""Name of the lease under which a job's webhook is delivered."""
+
+_PROGRESS_EVENT_S = 1.0
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """Where a job stands, over all its attempts.
+
+    Args:
+        seconds_left: estimated from the rate of the last minute; None when there is none.
+    """
+
+    job: CaptionJob
+    attempt: int
+    state: JobState
+    counts: Counts
+    cancel_requested: bool = False
+    started: datetime | None = None
+    finished: datetime | None = None
+    images_per_s: float | None = None
+    seconds_left: float | None = None
+    error: str | None = None
+
+
+class Jobs:
+    """The jobs of a store, on a board and a queue."""
+
+    def __init__(self, archive: JobArchive, board: Board, queue: JobQueue, *, max_active: int) -> None:
+        self.archive = archive
+        self.board = board
+        self.queue = queue
+        self._max_active = max_active
+        self._told: dict[str, float] = {}
+
+    def submit(self, job: CaptionJob) -> JobStatus:
+        """Takes a job; once this returns it will be done, whatever happens to broker and workers.
+
+        Raises:
+            TooManyJobsError: as many as may be wait or run already.
+            StoreUnavailableError: it was not taken.
+        """
+        if len(self.archive.active()) >= self._max_active:
+            raise TooManyJobsError(f"{self._max_active} jobs wait or run already", retry_after_s=30)
+        attempt = Attempt(number=1, created=now(), num_chunks=chunks_of(job.num_items, job.chunk_items))
+        self.archive.add(job, attempt)
+        self._begin(job, attempt)
+        return self.status(job.id)
+
+    def status(self, job_id: str) -> JobStatus:
+        """Raises JobNotFoundError."""
+        job, attempt = self.archive.job(job_id), self.archive.attempt(job_id)
+        outcome = self.archive.outcome(job_id, attempt.number)
+        if outcome is not None:
+            return JobStatus(
+                job,
+                attempt.number,
+                outcome.state,
+                outcome.counts,
+                started=outcome.started,
+                finished=outcome.finished,
+                error=outcome.error,
+            )
+        return self._running_status(job, attempt)
+
+    def cancel(self, job_id: str) -> JobStatus:
+        """Asks a job to end; workers stop within a batch.
+
+        Raises:
+            JobNotFoundError: there is none.
+            JobStateError: it has ended.
+        """
+        status = self.status(job_id)
+        if status.finished is not None:
+            raise JobStateError(f"the job has ended ({status.state}); there is nothing to cancel")
+        self.archive.ask_to_cancel(job_id, status.attempt)
+
+        def spread() -> None:
+            self.board.cancel(job_id)
+            self.advance(job_id)
+
+        self._tolerating_broker(spread)
+        return self.status(job_id)
+
+    def retry(self, job_id: str, *, may_succeed: Callable[[ItemResult], bool]) -> tuple[JobStatus, int]:
+        """Runs again what failed, and of a canceled job what was not done; the status and how many items.
+
+        Args:
+            may_succeed: whether a failed item is worth another try.
+
+        Raises:
+            JobStateError: the job has not ended, or there is nothing to run again.
+        """
+        status = self.status(job_id)
+        if status.finished is None:
+            raise JobStateError(f"the job is {status.state}; it can be retried when it has ended")
+        settled = [
+            result
+            for result in results_of(self.archive, job_id)
+            if result.outcome != "failed" or not may_succeed(result)
+        ]
+        items = sorted(set(range(status.job.num_items)) - {result.item for result in settled})
+        if not items:
+            raise JobStateError(
+                f"nothing to run again: {status.counts.failed} photos failed and have not changed"
+            )
+        last = self.archive.attempt(job_id)
+        attempt = Attempt(
+            number=last.number + 1,
+            created=now(),
+            first_chunk=last.chunks.stop,
+            num_chunks=chunks_of(len(items), status.job.chunk_items),
+            items=tuple(items),
+            settled=counts_of(settled),
+        )
+        if not self.archive.add_attempt(job_id, attempt):
+            raise JobStateError("another request retries the job at this moment")
+        self._begin(status.job, attempt)
+        return self.status(job_id), len(items)
+
+    def results(self, job_id: str) -> Iterator[ItemResult]:
+        """Every result so far, one for each item. Raises JobNotFoundError."""
+        self.archive.job(job_id)
+        return results_of(self.archive, job_id)
+
+    def rebuild(self, job: CaptionJob, attempt: Attempt) -> None:
+        """Puts an attempt on the board as the store knows it."""
+        complete = self.archive.complete_chunks(job.id)
+        begun = (complete | self.archive.chunks_with_parts(job.id)) & set(attempt.chunks)
+        chunks = {
+            chunk: (counts_of(self.archive.settled_in(job.id, chunk)), chunk in complete)
+            for chunk in sorted(begun)
+        }
+        todo = [chunk for chunk in attempt.chunks if chunk not in complete]
+        self.board.place(job, attempt, todo=todo, chunks=chunks)
+        if self.archive.is_canceled(job.id, attempt.number):
+            self.board.cancel(job.id)
+
+    def advance(self, job_id: str) -> None:
+        """Sends the chunks there is room for, or asks for the job's end; call it when something is done."""
+        running = len(self.board.leased(job_id, self.board.sent(job_id)))
+        for chunk in self.board.take(job_id, room=SPARE_CHUNKS + 2 * running):
+            self.queue.send_chunk(job_id, chunk)
+        if self.is_drained(job_id):
+            self.queue.send_finish(job_id)
+
+    def is_drained(self, job_id: str) -> bool:
+        """Whether nothing is left to do but the end."""
+        progress = self.board.progress(job_id)
+        if progress is None:
+            return False
+        if progress.chunks_left == 0:
+            return True
+        return self.board.is_canceled(job_id) and not self.board.leased(job_id, self.board.sent(job_id))
+
+    def send_again(self, job_id: str, chunk: int) -> None:
+        """Sends a chunk that was given back or lost."""
+        self.board.sent_again(job_id, chunk)
+        self.queue.send_chunk(job_id, chunk)
+
+    def send_lost(self, job_id: str, *, waiting: set[str]) -> int:
+        """Sends again what nobody does and what does not wait; how many chunks.
+
+        Args:
+            waiting: ids of the messages in the queue.
+        """
+        old = time.time() - LOST_AFTER_S
+        sent = [chunk for chunk, when in self.board.sent(job_id).items() if when < old]
+        held = self.board.leased(job_id, sent)
+        lost = [chunk for chunk in sent if chunk not in held and f"{job_id}:{chunk}" not in waiting]
+        for chunk in lost:
+            self.send_again(job_id, chunk)
+        return len(lost)
+
+    def needs_finish(self, job_id: str, *, waiting: set[str]) -> bool:
+        """Whether the end was asked for by nobody."""
+        if finish_message(job_id) in waiting or self.board.leased(job_id, [FINISH]):
+            return False
+        return self.is_drained(job_id)
+
+    def oldest_s(self, job_ids: Iterable[str]) -> float:
+        """Seconds since the oldest chunk that is on its way was sent; 0 when there is none."""
+        sent = [when for job_id in job_ids for when in self.board.sent(job_id).values()]
+        return max(0.0, time.time() - min(sent)) if sent else 0.0
+
+    def end(self, job: CaptionJob, outcome: Outcome) -> None:
+        """Keeps how the job ended and tells those who listen."""
+        self.archive.end(job.id, outcome)
+        self._tolerating_broker(lambda: self._tell(self.status(job.id), event=outcome.state))
+
+    def tell_progress(self, job_id: str) -> None:
+        """A progress event, at most one in a second from each process."""
+        last = self._told.get(job_id, 0.0)
+        if time.monotonic() - last < _PROGRESS_EVENT_S:
+            return
+        self._told = {job_id: time.monotonic()}
+        self._tell(self.status(job_id), event="progress")
+
+    def _begin(self, job: CaptionJob, attempt: Attempt) -> None:
+        """The job is safe in the store: a broker that is away only makes it start later."""
+
+        def begin() -> None:
+            self.board.place(job, attempt, todo=attempt.chunks, chunks={})
+            self._tell(self.status(job.id), event="queued")
+            self.advance(job.id)
+
+        self._tolerating_broker(begin)
+
+    def _tolerating_broker(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BrokerUnavailableError:
+            return
+
+    def _tell(self, status: JobStatus, *, event: str) -> None:
+        self.board.tell(status.job.id, event, json.dumps(summary(status)))
+
+    def _running_status(self, job: CaptionJob, attempt: Attempt) -> JobStatus:
+        canceling = self.archive.is_canceled(job.id, attempt.number)
+        try:
+            progress = self.board.progress(job.id)
+        except BrokerUnavailableError:
+            progress = None
+        if progress is None or progress.attempt != attempt.number:
+            return JobStatus(job, attempt.number, "queued", attempt.settled, cancel_requested=canceling)
+        counts = attempt.settled + progress.counts
+        left = job.num_items - counts.total
+        rate = progress.images_per_s
+        return JobStatus(
+            job,
+            attempt.number,
+            progress.state,
+            counts,
+            cancel_requested=canceling,
+            started=datetime.fromtimestamp(progress.started, UTC) if progress.started else None,
+            images_per_s=rate,
+            seconds_left=left / rate if rate else None,
+        )
+
+
+def summary(status: JobStatus) -> dict[str, object]:
+    """What events and webhooks say of a job."""
+    return {
+        "id": status.job.id,
+        "state": status.state,
+        "attempt": status.attempt,
+        "total": status.job.num_items,
+        "done": status.counts.done,
+        "failed": status.counts.failed,
+        "skipped": status.counts.skipped,
+        "images_per_s": None if status.images_per_s is None else round(status.images_per_s, 2),
+        "seconds_left": None if status.seconds_left is None else round(status.seconds_left, 1),
+    }

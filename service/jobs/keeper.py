@@ -1,0 +1,94 @@
+"""Looks after the jobs that are not over: rebuilds what the broker lost, sends again what a worker lost."""
+
+import threading
+import time
+
+import structlog
+
+from service.errors import BrokerUnavailableError, JobNotFoundError, ServiceError
+from service.jobs.documents import CaptionJob, now
+from service.jobs.jobs import WEBHOOK, Jobs
+from service.jobs.queue import webhook_message
+
+TICK_S = 3.0
+
+_LOCK = "keeper"
+
+log = structlog.stdlib.get_logger("semicap.keeper")
+
+
+class Keeper:
+    """A thread in every API and worker; one of them at a time looks."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="semicap-keeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    def look(self) -> dict[str, str]:
+        """Looks after every job once; what was done, by job.
+
+        Raises:
+            BrokerUnavailableError, StoreUnavailableError: nothing can be done now.
+        """
+        with self._jobs.board.lease("all", _LOCK) as lease:
+            if not lease.is_held:
+                return {}
+            waiting = self._jobs.queue.waiting()
+            return {
+                job_id: done
+                for job_id in self._jobs.archive.active()
+                if (done := self._look_after(job_id, waiting))
+            }
+
+    def _look_after(self, job_id: str, waiting: set[str]) -> str | None:
+        jobs, archive = self._jobs, self._jobs.archive
+        try:
+            job, attempt = archive.job(job_id), archive.attempt(job_id)
+        except JobNotFoundError:
+            archive.mark_over(job_id)
+            return "forgotten"
+        if archive.outcome(job_id, attempt.number) is not None:
+            return self._look_after_ended(job, attempt.number, waiting)
+        rebuilt = not jobs.board.has(job_id, attempt.number)
+        if rebuilt:
+            jobs.rebuild(job, attempt)
+        lost = jobs.send_lost(job_id, waiting=waiting)
+        if rebuilt or not jobs.is_drained(job_id):
+            jobs.advance(job_id)
+        elif jobs.needs_finish(job_id, waiting=waiting):
+            jobs.queue.send_finish(job_id)
+        return "rebuilt" if rebuilt else f"{lost} chunks sent again" if lost else None
+
+    def _look_after_ended(self, job: CaptionJob, attempt: int, waiting: set[str]) -> str | None:
+        jobs = self._jobs
+        due = jobs.archive.delivery(job.id, attempt).due if job.webhook else None
+        if due is None:
+            jobs.board.remove(job.id)
+            jobs.archive.mark_over(job.id)
+            return "over"
+        is_asked_for = webhook_message(job.id) in waiting or jobs.board.leased(job.id, [WEBHOOK])
+        if due > now() or is_asked_for:
+            return None
+        jobs.queue.send_webhook(job.id)
+        return "webhook"
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            began = time.monotonic()
+            try:
+                for job_id, done in self.look().items():
+                    log.info("looked_after", job_id=job_id, done=done)
+            except BrokerUnavailableError:
+                log.debug("broker_away")
+            except ServiceError as error:
+                log.warning("keeper_failed", error=str(error))
+            except Exception:
+                log.exception("keeper_failed")
+            self._ended.wait(max(0.0, TICK_S - (time.monotonic() - began)))

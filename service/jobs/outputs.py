@@ -1,0 +1,148 @@
+"""What a finished job leaves: JSON lines always; CSV, metadata.jsonl, texts, XMP, webdataset on request."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+from xml.sax.saxutils import escape
+
+from service.jobs.documents import ItemResult, OutputKind
+from service.jobs.tar_stream import tar_of
+
+Rows = Iterable[dict[str, Any]]
+ReadPhoto = Callable[[int], bytes]
+
+CAPTIONS = "captions.jsonl"
+ERRORS = "errors.jsonl"
+
+FILES: dict[OutputKind, tuple[str, str]] = {
+    "csv": ("captions.csv", "text/csv; charset=utf-8"),
+    "metadata": ("metadata.jsonl", "application/x-ndjson"),
+    "txt": ("captions-txt.tar", "application/x-tar"),
+    "xmp": ("captions-xmp.tar", "application/x-tar"),
+    "webdataset": ("webdataset.tar", "application/x-tar"),
+}
+"""File name and media type of each output."""
+
+_CSV_FIELDS = (
+    "item",
+    "file_name",
+    "text",
+    "clip_score",
+    "clip_similarity",
+    "log_likelihood",
+    "model",
+    "version",
+    "date",
+)
+_XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+  <rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:xmp="http://ns.adobe.com/xap/1.0/"
+    xmp:CreatorTool="{tool}" xmp:MetadataDate="{date}">
+   <dc:description><rdf:Alt><rdf:li xml:lang="x-default">{text}</rdf:li></rdf:Alt></dc:description>
+  </rdf:Description>
+ </rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="w"?>
+"""
+
+
+def captioned(results: Iterable[ItemResult]) -> Iterator[dict[str, Any]]:
+    """The rows of what was captioned."""
+    return (_row(result) for result in results if result.outcome == "captioned")
+
+
+def errors(results: Iterable[ItemResult]) -> Iterator[dict[str, Any]]:
+    """The rows of what failed: file, and the problem with its reason."""
+    return (
+        {name: value for name, value in _row(result).items() if name != "file"}
+        for result in results
+        if result.outcome == "failed"
+    )
+
+
+def json_lines(rows: Rows) -> Iterator[bytes]:
+    """One JSON object a line."""
+    return (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+
+
+def output_parts(kind: OutputKind, rows: Rows, *, read_photo: ReadPhoto) -> Iterator[bytes]:
+    """An output in pieces.
+
+    Args:
+        read_photo: the bytes of an item, by number.
+    """
+    match kind:
+        case "csv":
+            return _csv(rows)
+        case "metadata":
+            return json_lines({"file_name": row["file_name"], "text": _text(row)} for row in rows)
+        case "txt":
+            return tar_of((_renamed(row, ".txt"), (_text(row) + "\n").encode()) for row in rows)
+        case "xmp":
+            return tar_of((_renamed(row, ".xmp"), xmp_of(row)) for row in rows)
+        case "webdataset":
+            return tar_of(_samples(rows, read_photo))
+
+
+def xmp_of(row: dict[str, Any]) -> bytes:
+    """An XMP sidecar with the best caption as the description, and which model wrote it."""
+    tool = f"semicap {row['model']['name']}:{row['model']['version']}"
+    values = {"tool": tool, "date": row["date"], "text": _text(row)}
+    return _XMP.format(**{name: escape(value, {'"': "&quot;"}) for name, value in values.items()}).encode()
+
+
+def _row(result: ItemResult) -> dict[str, Any]:
+    row = result.model_dump(mode="json")
+    del row["outcome"]
+    return row
+
+
+def _text(row: dict[str, Any]) -> str:
+    return str(row["captions"][0]["text"])
+
+
+def _renamed(row: dict[str, Any], suffix: str) -> str:
+    return str(PurePosixPath(row["file_name"]).with_suffix(suffix))
+
+
+def _csv(rows: Rows) -> Iterator[bytes]:
+    yield _csv_line(_CSV_FIELDS)
+    for row in rows:
+        best = row["captions"][0]
+        values = {
+            **best,
+            "item": row["item"],
+            "file_name": row["file_name"],
+            "model": row["model"]["name"],
+            "version": row["model"]["version"],
+            "date": row["date"],
+        }
+        yield _csv_line(_defused(values[name]) for name in _CSV_FIELDS)
+
+
+def _csv_line(values: Iterable[Any]) -> bytes:
+    line = io.StringIO()
+    csv.writer(line).writerow(values)
+    return line.getvalue().encode()
+
+
+def _defused(value: Any) -> Any:
+    """A file's name may begin like a formula, which a spreadsheet would run."""
+    return (
+        f"'{value}"
+        if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        else value
+    )
+
+
+def _samples(rows: Rows, read_photo: ReadPhoto) -> Iterator[tuple[str, bytes]]:
+    for row in rows:
+        key = f"{row['item']:08d}"
+        suffix = PurePosixPath(row["file_name"]).suffix.lower() or ".jpg"
+        yield key + suffix, read_photo(row["item"])
+        yield key + ".txt", (_text(row) + "\n").encode()
+        yield key + ".json", json.dumps(row, ensure_ascii=False).encode()

@@ -1,0 +1,125 @@
+"""The artifact store: a folder or a bucket that holds datasets, jobs and their results. It is the truth."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from service.errors import CommandError, StoreUnavailableError
+
+_PART_BYTES = 8 * 1024 * 1024
+
+
+class ArtifactStore:
+    """Objects by key; every write is whole or not at all."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+
+    @classmethod
+    def open(cls, location: str) -> "ArtifactStore":
+        """The store at a folder (made when missing) or a bucket's URL, with credentials of the environment.
+
+        Raises:
+            CommandError: neither; the message names the setting.
+        """
+        try:
+            if "://" not in location:
+                return cls(LocalStore(Path(location).resolve(), mkdir=True))
+            return cls(from_url(location))
+        except (BaseError, OSError, ValueError) as error:
+            scheme = location.partition("://")[0]
+            raise CommandError(
+                f"SEMICAP_STORE_URL is neither a folder nor a bucket that can be opened ({scheme}…): {error}"
+            ) from error
+
+    def get(self, key: str) -> bytes | None:
+        """The object, or None."""
+        try:
+            with _failures(key):
+                return bytes(obstore.get(self._objects, key).bytes())
+        except FileNotFoundError:
+            return None
+
+    def put(self, key: str, data: bytes) -> None:
+        """Writes the object in place of what was there."""
+        with _failures(key):
+            obstore.put(self._objects, key, data, use_multipart=False)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Writes the object where there is none; whether it did."""
+        try:
+            with _failures(key):
+                obstore.put(self._objects, key, data, mode="create", use_multipart=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def write(self, key: str, parts: Iterable[bytes]) -> int:
+        """Streams an object of any length; it appears when all of it is there. Returns its bytes."""
+        written, waiting = 0, bytearray()
+        with _failures(key), obstore.open_writer(self._objects, key, buffer_size=_PART_BYTES) as file:
+            for part in parts:
+                written += len(part)
+                waiting += part
+                if len(waiting) >= _PART_BYTES:
+                    file.write(bytes(waiting))
+                    waiting.clear()
+            file.write(bytes(waiting))
+        return written
+
+    def stream(self, key: str) -> Iterator[bytes] | None:
+        """The object in pieces, or None."""
+        try:
+            with _failures(key):
+                found = obstore.get(self._objects, key)
+        except FileNotFoundError:
+            return None
+        return (bytes(piece) for piece in found.stream(min_chunk_size=64 * 1024))
+
+    def has(self, key: str) -> bool:
+        return self.size(key) is not None
+
+    def size(self, key: str) -> int | None:
+        """Bytes of the object, or None."""
+        try:
+            with _failures(key):
+                return int(obstore.head(self._objects, key)["size"])
+        except FileNotFoundError:
+            return None
+
+    def keys(self, prefix: str) -> list[str]:
+        """Keys of all objects below a prefix, sorted."""
+        with _failures(prefix):
+            batches = obstore.list(self._objects, prefix, chunk_size=1000)
+            return sorted(entry["path"] for batch in batches for entry in batch)
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders in a prefix, sorted."""
+        with _failures(prefix):
+            found = obstore.list_with_delimiter(self._objects, prefix)["common_prefixes"]
+            return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Deletes objects; one that is not there is no error."""
+        for key in keys:
+            with contextlib.suppress(FileNotFoundError), _failures(key):
+                obstore.delete(self._objects, key)
+
+
+@contextlib.contextmanager
+def _failures(key: str) -> Iterator[Any]:
+    try:
+        yield
+    except (NotFoundError, FileNotFoundError) as error:
+        raise FileNotFoundError(key) from error
+    except (AlreadyExistsError, FileExistsError) as error:
+        raise FileExistsError(key) from error
+    except (BaseError, OSError) as error:
+        raise StoreUnavailableError(
+            f"the artifact store failed at {key}: {str(error).splitlines()[0][:200]}"
+        ) from error

@@ -1,0 +1,24 @@
+"""The Celery tasks: each hands its ids to the part that does the work."""
+
+from celery import Celery
+
+from service.jobs.chunks import ChunkRunner
+from service.jobs.finishing import Finisher
+from service.jobs.queue import CAPTION_CHUNK, DELIVER_WEBHOOK, FINISH_JOB
+from service.jobs.webhook import WebhookSender
+
+
+def add_tasks(app: Celery, chunks: ChunkRunner, finisher: Finisher, webhooks: WebhookSender) -> None:
+    """Teaches a worker's application what to do."""
+
+    @app.task(name=CAPTION_CHUNK)  # type: ignore[untyped-decorator]
+    def caption_chunk(job_id: str, chunk: int) -> None:
+        chunks.run(job_id, chunk)
+
+    @app.task(name=FINISH_JOB)  # type: ignore[untyped-decorator]
+    def finish_job(job_id: str) -> None:
+        finisher.run(job_id)
+
+    @app.task(name=DELIVER_WEBHOOK)  # type: ignore[untyped-decorator]
+    def deliver_webhook(job_id: str) -> None:
+        webhooks.run(job_id)

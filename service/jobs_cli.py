@@ -1,0 +1,210 @@
+"""`semicap jobs`: submit, watch and end jobs of a running service."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from service.errors import CommandError
+from service.jobs.client import DEFAULT_URL, URL_VARIABLE, JobClient
+from service.settings import read_settings
+
+POLL_S = 0.5
+SOME_FAILED = 1
+
+jobs_app = typer.Typer(help="Long work over many photos.", rich_markup_mode=None)
+submit_app = typer.Typer(help="Start a job.", rich_markup_mode=None)
+jobs_app.add_typer(submit_app, name="submit")
+
+JobId = Annotated[str, typer.Argument(help="Id of the job.")]
+Url = Annotated[str | None, typer.Option(help=f"Address of the service [{URL_VARIABLE}, {DEFAULT_URL}].")]
+Policy = Literal["skip", "append", "prepend", "overwrite-machine", "overwrite"]
+
+
+@submit_app.command("captions")
+def submit_captions(
+    source: Annotated[
+        str, typer.Argument(metavar="PATH|ID", help="Folder, archive or photo to upload, or a dataset's id.")
+    ],
+    on_server: Annotated[
+        bool, typer.Option("--on-server", help="PATH is a folder of the server; nothing is sent.")
+    ] = False,
+    option: Annotated[list[str] | None, typer.Option(help="Caption option, NAME=VALUE.")] = None,
+    output: Annotated[
+        list[str] | None, typer.Option(help="Also make: txt, csv, metadata, xmp, webdataset.")
+    ] = None,
+    write_to_folder: Annotated[
+        bool, typer.Option(help="Write a .txt beside each photo on the server.")
+    ] = False,
+    policy: Annotated[Policy, typer.Option(help="What becomes of a .txt that is there.")] = "skip",
+    webhook: Annotated[str | None, typer.Option(help="Address that is told of the end.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Wait for the end with a progress bar.")] = False,
+    url: Url = None,
+) -> int:
+    """Caption many photos on the service; prints the job's id."""
+    client = JobClient(url)
+    asked: dict[str, Any] = {
+        "options": _options(option or []),
+        "outputs": output or [],
+        "write_to_folder": write_to_folder,
+        "policy": policy,
+        "webhook": {"url": webhook} if webhook else None,
+        **_source(client, source, on_server=on_server),
+    }
+    job = client.ask(
+        "POST",
+        "/v1/jobs/captions",
+        body=json.dumps(asked).encode(),
+        headers={"Content-Type": "application/json", "Idempotency-Key": uuid4().hex},
+    )
+    typer.echo(job["id"])
+    return _watch(client, job["id"]) if watch else 0
+
+
+@jobs_app.command()
+def status(
+    job: JobId,
+    watch: Annotated[bool, typer.Option("--watch", help="Wait for the end with a bar.")] = False,
+    url: Url = None,
+) -> int:
+    """Where a job stands, as JSON."""
+    client = JobClient(url)
+    if watch:
+        return _watch(client, job)
+    typer.echo(json.dumps(client.ask("GET", f"/v1/jobs/{job}"), indent=2))
+    return 0
+
+
+@jobs_app.command("list")
+def list_jobs(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, url: Url = None) -> None:
+    """The newest jobs, one a line."""
+    for job in JobClient(url).ask("GET", f"/v1/jobs?limit={limit}")["data"]:
+        counts = job["counts"]
+        typer.echo(
+            f"{job['id']}  {job['state']:<10} {counts['done']} done, {counts['failed']} failed, "
+            f"{counts['skipped']} skipped of {counts['total']}"
+        )
+
+
+@jobs_app.command()
+def results(
+    job: JobId,
+    output: Annotated[str, typer.Option(help="jsonl, or an output of the job.")] = "jsonl",
+    url: Url = None,
+) -> None:
+    """A job's captions on standard output."""
+    for piece in JobClient(url).pieces(f"/v1/jobs/{job}/results?output={output}"):
+        sys.stdout.buffer.write(piece)
+
+
+@jobs_app.command()
+def errors(job: JobId, url: Url = None) -> None:
+    """Photos that failed, as JSON lines."""
+    for line in JobClient(url).lines(f"/v1/jobs/{job}/errors"):
+        sys.stdout.buffer.write(line)
+
+
+@jobs_app.command()
+def retry(job: JobId, url: Url = None) -> None:
+    """Run again what failed and may succeed now."""
+    answer = JobClient(url).ask("POST", f"/v1/jobs/{job}/retry")
+    typer.echo(f"{answer['retried']} photos run again")
+
+
+@jobs_app.command()
+def cancel(job: JobId, url: Url = None) -> None:
+    """End a job within a batch; what is captioned stays."""
+    typer.echo(JobClient(url).ask("DELETE", f"/v1/jobs/{job}")["state"])
+
+
+@jobs_app.command()
+def recover() -> None:
+    """Rebuild what the broker has lost from the store; a running service does this by itself."""
+    from service.jobs.parts import JobParts
+    from service.supervision.broker import running_broker_url
+
+    settings = read_settings()
+    url = settings.redis_url or running_broker_url(settings.data_dir / "broker")
+    parts = JobParts.build(settings.model_copy(update={"redis_url": url}))
+    done = parts.keeper.look()
+    for job, what in done.items():
+        typer.echo(f"{job}: {what}")
+    typer.echo(f"{len(parts.jobs.archive.active())} jobs are not over")
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    options = {}
+    for pair in pairs:
+        name, is_given, value = pair.partition("=")
+        if not is_given:
+            raise CommandError(f"--option is {pair!r}; it must be NAME=VALUE, as num_beams=3")
+        options[name] = _value(value)
+    return options
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _source(client: JobClient, source: str, *, on_server: bool) -> dict[str, str]:
+    if on_server:
+        return {"folder": source}
+    path = Path(source)
+    if not path.exists():
+        if source.startswith("ds-"):
+            return {"dataset": source}
+        raise CommandError(f"there is no {source!r} here, and a dataset's id begins with ds-")
+    dataset = client.ask(
+        "POST",
+        "/v1/datasets",
+        body=_tar_pieces(path) if path.is_dir() else _file_pieces(path),
+        headers={"Content-Type": "application/x-tar" if path.is_dir() else "application/octet-stream"},
+    )
+    for one in dataset["rejected"]:
+        typer.echo(f"left out: {one['name']}: {one['reason']}", err=True)
+    return {"dataset": dataset["id"]}
+
+
+def _tar_pieces(folder: Path) -> Iterator[bytes]:
+    from service.jobs.tar_stream import tar_of
+    from service.offline.photo_files import find_photos
+
+    photos = find_photos([str(folder)])
+    return tar_of((photo.relative_to(folder).as_posix(), photo.read_bytes()) for photo in photos)
+
+
+def _file_pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(1024 * 1024):
+            yield piece
+
+
+def _watch(client: JobClient, job_id: str) -> int:
+    """Shows a bar until the job has ended; 1 when some photos failed or it did not succeed."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("queued", total=None)
+        while True:
+            job = client.ask("GET", f"/v1/jobs/{job_id}")
+            counts = job["counts"]
+            settled = counts["done"] + counts["failed"] + counts["skipped"]
+            progress.update(task, description=job["state"], total=counts["total"], completed=settled)
+            if job["finished"]:
+                break
+            time.sleep(POLL_S)
+    console.print(
+        f"{job['state']}: {counts['done']} captioned, {counts['failed']} failed, {counts['skipped']} skipped",
+        highlight=False,
+    )
+    return 0 if job["state"] == "succeeded" and not counts["failed"] else SOME_FAILED

@@ -1,0 +1,1 @@
+"""`semicap serve`: the broker, the worker and the API as children of one small process."""

@@ -1,0 +1,86 @@
+"""Folders of the server: only what the operator allows, and a person's text stays."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from service.errors import FolderNotAllowedError, InvalidDatasetError
+from service.jobs.folders import dataset_of_folder
+from service.jobs.parts import JobParts
+from service.jobs.sidecars import SidecarWriter
+from service.jobs.store import ArtifactStore
+from tests.service.jobs.conftest import dataset_of, job_on, photo, photo_folder
+from tests.service.jobs.fakes import InlineWorker
+
+
+def test_folder_outside_the_roots_is_refused_also_through_a_link(tmp_path: Path) -> None:
+    store = ArtifactStore.open("memory:///")
+    photo_folder(tmp_path / "secret", good=1)
+    root = photo_folder(tmp_path / "root", good=1)
+    (root / "link").symlink_to(tmp_path / "secret")
+    (root / "file.jpg").symlink_to(tmp_path / "secret" / "0000.jpg")
+    for folder in (tmp_path / "secret", root / ".." / "secret", root / "link", tmp_path):
+        with pytest.raises(FolderNotAllowedError, match="SEMICAP_DATASET_ROOTS"):
+            dataset_of_folder(str(folder), store=store, roots=[root], max_items=9)
+    with pytest.raises(InvalidDatasetError, match="is not a folder"):
+        dataset_of_folder(str(root / "none"), store=store, roots=[root], max_items=9)
+    dataset = dataset_of_folder(str(root), store=store, roots=[root], max_items=9)
+    assert dataset.num_items == 1
+    assert [one.name for one in dataset.rejected] == ["file.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "person", "machine"),
+    [
+        ("skip", "mine\n", "old\n"),
+        ("append", "mine\n{new}\n", "old\n{new}\n"),
+        ("prepend", "{new}\nmine\n", "{new}\nold\n"),
+        ("overwrite-machine", "mine\n", "{new}\n"),
+        ("overwrite", "{new}\n", "{new}\n"),
+    ],
+)
+def test_policy_says_what_becomes_of_a_text(
+    parts: JobParts, tmp_path: Path, policy: str, person: str, machine: str
+) -> None:
+    folder = photo_folder(tmp_path / "photos", good=3)
+    dataset = dataset_of(parts, folder)
+    (folder / "0000.txt").write_text("mine\n")
+    (folder / "0001.txt").write_text("old\n")
+    (folder / ".semicap.jsonl").write_text(
+        '{"file_name": "0001.jpg", "sha256": "' + _sha256("old\n") + '", "job": "job-earlier"}\n{"torn'
+    )
+    job = job_on(dataset, writes_to_folder=True, policy=policy)
+    parts.jobs.submit(job)
+    worker = InlineWorker(parts)
+    worker.do_all()
+
+    def text(number: int) -> str:
+        return (folder / f"{number:04d}.txt").read_text()
+
+    assert text(0) == person.format(new="a picture of 8 by 8")
+    assert text(1) == machine.format(new="a picture of 9 by 8")
+    assert text(2) == "a picture of 10 by 8\n"
+    counts = parts.jobs.status(job.id).counts
+    assert (counts.done, counts.skipped) == ((1, 2) if policy == "skip" else (3, 0))
+
+    before = [text(number) for number in range(3)]
+    writer = SidecarWriter(job, dataset)  # a second end of the same job, as after a kill
+    for result in parts.jobs.results(job.id):
+        if result.outcome == "captioned":
+            writer.write(result)
+    assert [text(number) for number in range(3)] == before
+
+
+def test_photo_that_vanished_is_an_error_line(parts: JobParts, tmp_path: Path) -> None:
+    folder = photo_folder(tmp_path / "photos", good=3)
+    job = job_on(dataset_of(parts, folder))
+    (folder / "0001.jpg").unlink()
+    parts.jobs.submit(job)
+    InlineWorker(parts).do_all()
+    assert [result.outcome for result in parts.jobs.results(job.id)] == ["captioned", "failed", "captioned"]
+    (folder / "0001.jpg").write_bytes(photo(1))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,311 @@
+"""Datasets and jobs over HTTP, on the real application."""
+
+import io
+import json
+import zipfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.engine.engine import Engine
+from service.images import ImageLimits
+from service.jobs.captioner import ItemCaptioner
+from service.jobs.idempotency import claim_job_id
+from service.jobs.parts import JobParts
+from service.registry import ServedModel
+from tests.service import pictures
+from tests.service.conftest import MakeClient, parts_of
+from tests.service.jobs.broker import RunningBroker
+from tests.service.jobs.conftest import photo, photo_folder
+from tests.service.jobs.fakes import InlineWorker
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("photos")
+
+
+@pytest.fixture(scope="module")
+def client(
+    broker: RunningBroker, make_client: MakeClient, root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TestClient:
+    data = tmp_path_factory.mktemp("data")
+    client = make_client(
+        data_dir=data,
+        redis_url=broker.url,
+        dataset_roots=(root,),
+        job_chunk_items=5,
+        max_dataset_bytes=2_000_000,
+        max_request_bytes=100_000,
+    )
+    job_parts(client).keeper.stop()  # a test says itself when somebody looks
+    return client
+
+
+def job_parts(client: TestClient) -> JobParts:
+    service = parts_of(client).jobs
+    assert service is not None
+    return service.parts
+
+
+def archive(count: int, **others: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as zipped:
+        for number in range(count):
+            zipped.writestr(f"{number:04d}.jpg", photo(number))
+        for name, data in others.items():
+            zipped.writestr(name.replace("_", "."), data)
+    return file.getvalue()
+
+
+def upload(client: TestClient, count: int, **others: bytes) -> dict[str, Any]:
+    answer = client.post(
+        "/v1/datasets", content=archive(count, **others), headers={"Content-Type": "application/zip"}
+    )
+    assert answer.status_code == 201, answer.text
+    dataset: dict[str, Any] = answer.json()
+    return dataset
+
+
+def submit(client: TestClient, **asked: Any) -> dict[str, Any]:
+    answer = client.post("/v1/jobs/captions", json=asked)
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    assert answer.headers["Location"] == f"/v1/jobs/{job['id']}"
+    return job
+
+
+def finish(client: TestClient) -> InlineWorker:
+    worker = InlineWorker(job_parts(client))
+    worker.do_all()
+    return worker
+
+
+def lines(client: TestClient, address: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in client.get(address).text.splitlines()]
+
+
+def test_upload_job_and_results(client: TestClient) -> None:
+    dataset = upload(client, 12, notes_txt=b"x", broken_jpg=photo()[:99])
+    assert (dataset["num_items"], dataset["num_rejected"]) == (13, 1)
+    assert dataset["rejected"] == [
+        {"name": "notes.txt", "reason": "not a photo of a format that is read here"}
+    ]
+    assert client.get(f"/v1/datasets/{dataset['id']}").json() == dataset
+
+    job = submit(client, dataset=dataset["id"], options={"num_beams": 2}, outputs=["csv"])
+    address = f"/v1/jobs/{job['id']}"
+    assert (job["state"], job["counts"]["total"], job["options"]) == ("queued", 13, {"num_beams": 2})
+    assert client.get(f"{address}/results?output=csv").status_code == 409
+    finish(client)
+    job = client.get(address).json()
+    assert job["state"] == "succeeded"
+    assert job["counts"] == {"total": 13, "done": 12, "failed": 1, "skipped": 0}
+    results = lines(client, f"{address}/results")
+    assert [line["file_name"] for line in results] == [f"{number:04d}.jpg" for number in range(12)]
+    (error,) = lines(client, f"{address}/errors")
+    assert error["file_name"] == "broken.jpg"
+    assert error["error"]["type"] == "urn:semicap:problem:broken-image"
+    table = client.get(f"{address}/results?output=csv")
+    assert len(table.text.splitlines()) == 13
+    assert f"{job['id']}-captions.csv" in table.headers["Content-Disposition"]
+    assert client.get(f"{address}/results?output=xmp").status_code == 404
+
+
+def test_form_may_mix_photos_and_archives(client: TestClient) -> None:
+    files = [("file", ("a.jpg", photo(99))), ("file", ("b.zip", archive(2)))]
+    answer = client.post("/v1/datasets", files=files)
+    assert (answer.status_code, answer.json()["num_items"]) == (201, 3)
+
+
+def test_upload_may_be_larger_than_a_request_but_not_than_a_dataset(client: TestClient) -> None:
+    noise = [pictures.encoded(pictures.cat(300), "PNG") for _ in range(2)]
+    assert 100_000 < sum(map(len, noise)) < 2_000_000
+    upload(client, 1, a_png=noise[0], b_png=noise[1])
+    answer = client.post(
+        "/v1/datasets", content=bytes(2_000_001), headers={"Content-Type": "application/zip"}
+    )
+    assert answer.status_code == 413
+
+
+def test_folder_of_the_server(client: TestClient, root: Path) -> None:
+    folder = photo_folder(root / "holiday", good=3)
+    answer = client.post("/v1/datasets", json={"folder": str(folder)})
+    assert (answer.status_code, answer.json()["folder"]) == (201, str(folder))
+    job = submit(client, folder=str(folder), write_to_folder=True)
+    finish(client)
+    assert client.get(f"/v1/jobs/{job['id']}").json()["counts"]["done"] == 3
+    assert (folder / "0001.txt").exists()
+    assert client.post("/v1/datasets", json={"folder": "/etc"}).status_code == 403
+    assert client.post("/v1/datasets", json={"dir": "/etc"}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "problem"),
+    [
+        ({"dataset": "ds-none"}, 404, "dataset-not-found"),
+        ({"dataset": "../secret"}, 404, "dataset-not-found"),
+        ({"dataset": "x", "folder": "y"}, 422, "invalid-request"),
+        ({"folder": "/etc"}, 403, "folder-not-allowed"),
+        ({"dataset": "x", "options": {"num_beam": 2}}, 422, "unknown-option"),
+        ({"dataset": "x", "options": {"num_beams": 99}}, 422, "invalid-option"),
+        ({"dataset": "x", "options": {"model": "other"}}, 404, "model-not-found"),
+        ({"dataset": "x", "webhook": {"url": "https://example.org"}}, 422, "invalid-request"),
+        ({"dataset": "x", "colour": "red"}, 422, "invalid-request"),
+    ],
+)
+def test_wrong_request_is_a_problem_and_makes_no_job(
+    client: TestClient, asked: dict[str, Any], status: int, problem: str
+) -> None:
+    before = len(job_parts(client).jobs.archive.ids())
+    answer = client.post("/v1/jobs/captions", json=asked)
+    assert (answer.status_code, answer.json()["type"]) == (status, f"urn:semicap:problem:{problem}")
+    assert len(job_parts(client).jobs.archive.ids()) == before
+
+
+def test_write_to_folder_needs_a_folder(client: TestClient) -> None:
+    asked = {"dataset": upload(client, 1)["id"], "write_to_folder": True}
+    assert "upload" in client.post("/v1/jobs/captions", json=asked).json()["detail"]
+
+
+def test_unknown_job_is_404_everywhere(client: TestClient) -> None:
+    for address in ("", "/events", "/results", "/errors", "/results?output=csv"):
+        assert client.get(f"/v1/jobs/job-none{address}").status_code == 404
+    assert client.delete("/v1/jobs/job-none").status_code == 404
+    assert client.post("/v1/jobs/job-none/retry").status_code == 404
+
+
+def test_idempotency_key_makes_one_job_of_the_same_request(client: TestClient) -> None:
+    asked = {"dataset": upload(client, 2)["id"]}
+    headers = {"Idempotency-Key": "once"}
+    first, again = (client.post("/v1/jobs/captions", json=asked, headers=headers) for _ in range(2))
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json()["id"] == again.json()["id"]
+    other = client.post("/v1/jobs/captions", json={**asked, "outputs": ["csv"]}, headers=headers)
+    assert (other.status_code, other.json()["type"]) == (422, "urn:semicap:problem:idempotency-key-reused")
+    finish(client)
+
+
+def test_request_whose_first_is_not_done_is_409_then_taken_over(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"dataset": upload(client, 2)["id"]}
+    body = {
+        "dataset": asked["dataset"],
+        "folder": None,
+        "options": {},
+        "outputs": [],
+        "write_to_folder": False,
+        "policy": "skip",
+        "webhook": None,
+    }
+    claimed, _ = claim_job_id(job_parts(client).jobs.archive, "half", body)
+    answer = client.post("/v1/jobs/captions", json=asked, headers={"Idempotency-Key": "half"})
+    assert (answer.status_code, "Retry-After" in answer.headers) == (409, True)
+    monkeypatch.setattr("service.jobs.idempotency.TAKEN_OVER_AFTER", timedelta(0))
+    answer = client.post("/v1/jobs/captions", json=asked, headers={"Idempotency-Key": "half"})
+    assert (answer.status_code, answer.json()["id"]) == (202, claimed)
+    finish(client)
+
+
+def test_jobs_are_listed_newest_first_page_by_page(client: TestClient) -> None:
+    dataset = upload(client, 1)["id"]
+    made = [submit(client, dataset=dataset)["id"] for _ in range(5)]
+    finish(client)
+    found, cursor = list[str](), None
+    while len(found) < 5:
+        page = client.get("/v1/jobs", params={"limit": 2, **({"cursor": cursor} if cursor else {})}).json()
+        found += [job["id"] for job in page["data"]]
+        cursor = page["next_cursor"]
+    assert found[:5] == made[::-1]
+    assert client.get("/v1/jobs?limit=101").status_code == 422
+
+
+def events(client: TestClient, job: str, **headers: str) -> list[dict[str, str]]:
+    found = []
+    with client.stream("GET", f"/v1/jobs/{job}/events", headers=headers) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for block in "".join(answer.iter_text()).split("\n\n"):
+            fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+            if fields:
+                found.append(fields)
+    return found
+
+
+def test_events_tell_a_job_from_any_point_to_its_end(client: TestClient) -> None:
+    job = submit(client, dataset=upload(client, 12)["id"])["id"]
+    finish(client)
+    seen = events(client, job)
+    assert [event["event"] for event in seen][:: len(seen) - 1] == ["queued", "succeeded"]
+    assert json.loads(seen[-1]["data"])["done"] == 12
+    later = events(client, job, **{"Last-Event-ID": seen[-2]["id"]})
+    assert later == seen[-1:]
+    job_parts(client).jobs.board.client.flushall()
+    (last,) = events(client, job)
+    assert (last["event"], json.loads(last["data"])["done"]) == ("succeeded", 12)
+
+
+def test_cancel_and_retry(client: TestClient) -> None:
+    job = submit(client, dataset=upload(client, 12)["id"])["id"]
+    answer = client.delete(f"/v1/jobs/{job}")
+    assert (answer.status_code, answer.json()["cancel_requested"]) == (202, True)
+    assert client.post(f"/v1/jobs/{job}/retry").status_code == 409
+    assert finish(client).captions.done == []
+    assert client.get(f"/v1/jobs/{job}").json()["state"] == "canceled"
+    assert client.delete(f"/v1/jobs/{job}").status_code == 409
+    answer = client.post(f"/v1/jobs/{job}/retry")
+    assert (answer.status_code, answer.json()["retried"], answer.json()["attempt"]) == (202, 12, 2)
+    finish(client)
+    assert client.get(f"/v1/jobs/{job}").json()["state"] == "succeeded"
+
+
+def test_queue_is_in_the_metrics(client: TestClient) -> None:
+    job = submit(client, dataset=upload(client, 12)["id"])["id"]
+    text = client.get("/metrics").text
+    assert "semicap_job_queue_depth 2.0" in text
+    assert "semicap_jobs_active" in text
+    client.delete(f"/v1/jobs/{job}")
+    finish(client)
+
+
+def test_service_without_a_broker_captions_and_says_what_jobs_need(make_client: MakeClient) -> None:
+    client = make_client()
+    answer = client.get("/v1/jobs")
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:semicap:problem:broker-unavailable")
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_worker_captions_as_the_api_does(client: TestClient, tiny_model: ServedModel) -> None:
+    photos = pictures.photos(6)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as zipped:
+        for number, data in enumerate([*photos, pictures.truncated_jpeg(pictures.cat())]):
+            zipped.writestr(f"{number}.jpg", data)
+    dataset = client.post(
+        "/v1/datasets", content=file.getvalue(), headers={"Content-Type": "application/zip"}
+    ).json()
+    job = submit(client, dataset=dataset["id"], options={"strategy": "greedy"})["id"]
+    engine = Engine(tiny_model.captioner)
+    engine.start()
+    try:
+        parts = job_parts(client)
+        limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
+        captioner = ItemCaptioner(engine, tiny_model, parts.datasets, limits=limits, decode_threads=2)
+        InlineWorker(parts, captioner=captioner).do_all()
+    finally:
+        engine.stop(drain_s=0)
+    results = lines(client, f"/v1/jobs/{job}/results")
+    assert len(results) == 6
+    for data, line in zip(photos, results, strict=True):
+        answer = client.post(
+            "/v1/captions?strategy=greedy", content=data, headers={"Content-Type": "image/jpeg"}
+        )
+        (expected,) = answer.json()["results"]
+        assert line["captions"][0]["text"] == expected["captions"][0]["text"]
+        assert line["image"] == expected["image"]
+        assert line["model"] == answer.json()["model"]
+    (error,) = lines(client, f"/v1/jobs/{job}/errors")
+    assert (error["file_name"], error["error"]["type"]) == ("6.jpg", "urn:semicap:problem:broken-image")

@@ -1,0 +1,111 @@
+"""Webhooks: signed, only to where the operator allows, tried again until they are taken."""
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from standardwebhooks import Webhook
+
+from service.errors import InvalidRequestError
+from service.jobs.documents import CaptionJob, now
+from service.jobs.parts import JobParts
+from service.jobs.webhook import PAUSES, WebhookSender, check_webhook
+from service.settings import Settings
+from tests.service.jobs.conftest import job_on, uploaded
+from tests.service.jobs.fakes import InlineWorker
+
+SECRET = "whsec_" + "c2VtaWNhcC10ZXN0LXNlY3JldC1vZi0zMi1ieXRlcyE="
+
+
+class Target(HTTPServer):
+    """Takes webhooks, the first ones with the given statuses."""
+
+    def __init__(self, *statuses: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.statuses = list(statuses)
+        self.taken: list[tuple[bytes, dict[str, str]]] = []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        assert isinstance(self.server, Target)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.taken.append((body, dict(self.headers.items())))
+        self.send_response(self.server.statuses.pop(0) if self.server.statuses else 204)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    server = Target(500)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def ended_job(parts: JobParts, url: str) -> CaptionJob:
+    job = job_on(uploaded(parts, 3), webhook={"url": url})
+    parts.jobs.submit(job)
+    InlineWorker(parts).do_all()
+    return job
+
+
+def test_webhook_is_signed_and_tried_again_until_it_is_taken(parts: JobParts, target: Target) -> None:
+    job = ended_job(parts, f"http://127.0.0.1:{target.server_port}/hook?a=1")
+    assert parts.keeper.look() == {job.id: "webhook"}
+    sender = WebhookSender(parts.jobs, secret=SECRET, private_allowed=True)
+    sender.run(job.id)
+    delivery = parts.jobs.archive.delivery(job.id, 1)
+    assert (delivery.tries, delivery.delivered, delivery.answer) == (1, False, "500")
+    assert delivery.due is not None
+    assert timedelta(0) < delivery.due - now() <= PAUSES[0]
+
+    parts.jobs.archive.keep_delivery(job.id, delivery.model_copy(update={"due": now()}))
+    sender.run(job.id)
+    assert parts.jobs.archive.delivery(job.id, 1).delivered
+    parts.keeper.look()
+    assert parts.jobs.archive.active() == []
+
+    first, second = target.taken
+    assert first[1]["webhook-id"] == second[1]["webhook-id"]
+    event = Webhook(SECRET).verify(second[0], second[1])
+    assert (event["type"], event["data"]["id"], event["data"]["done"]) == ("job.succeeded", job.id, 3)
+
+
+def test_webhook_to_this_machine_is_not_sent_unless_allowed(parts: JobParts, target: Target) -> None:
+    for url in (f"http://127.0.0.1:{target.server_port}/", f"https://localhost:{target.server_port}/"):
+        job = ended_job(parts, url)
+        WebhookSender(parts.jobs, secret=SECRET, private_allowed=False).run(job.id)
+        assert "not a public https address" in parts.jobs.archive.delivery(job.id, 1).answer
+    assert target.taken == []
+
+
+def test_webhook_that_nobody_takes_is_given_up(parts: JobParts) -> None:
+    job = ended_job(parts, "http://127.0.0.1:9/")
+    sender = WebhookSender(parts.jobs, secret=SECRET, private_allowed=True)
+    for _ in range(len(PAUSES) + 1):
+        assert parts.jobs.archive.delivery(job.id, 1).due is not None
+        sender.run(job.id)
+    delivery = parts.jobs.archive.delivery(job.id, 1)
+    assert (delivery.due, delivery.delivered) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "said"),
+    [
+        ("https://example.org/hook", Settings(), "SEMICAP_WEBHOOK_SECRET"),
+        ("http://example.org/hook", Settings(webhook_secret=SECRET), "https://"),
+        ("https://me:secret@example.org/", Settings(webhook_secret=SECRET), "user name"),
+    ],
+)
+def test_webhook_that_cannot_be_sent_is_refused_with_the_job(url: str, settings: Settings, said: str) -> None:
+    with pytest.raises(InvalidRequestError, match=said):
+        check_webhook(url, settings)
