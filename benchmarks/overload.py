@@ -93,6 +93,8 @@ def main() -> None:
         "SEMICAP_DEADLINE_S": str(arguments.deadline_s),
     }
     environment["SEMICAP_MAX_IMAGES_PER_REQUEST"] = str(min(64, arguments.queue))
+    if arguments.checkpoint:
+        environment["SEMICAP_CHECKPOINT"] = arguments.checkpoint
     with tempfile.TemporaryDirectory() as folder:
         service = Service(Path(folder), environment)
         try:
@@ -113,6 +115,7 @@ def _arguments() -> argparse.Namespace:
         "--calibration-s", type=float, default=20, help="seconds in which capacity is measured"
     )
     parser.add_argument("--queue", type=int, default=64, help="SEMICAP_MAX_QUEUED_IMAGES")
+    parser.add_argument("--checkpoint", help="SEMICAP_CHECKPOINT, if not the model that comes along")
     parser.add_argument("--deadline-s", type=float, default=60, help="SEMICAP_DEADLINE_S")
     return parser.parse_args()
 

@@ -34,6 +34,7 @@ def configure_logging(*, level: str, format: Literal["auto", "json", "console"])
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong with a file is told to who sent it
     logging.captureWarnings(True)
 
 

@@ -1,6 +1,8 @@
 """Keys, scopes, rates and origins at the real application's border."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,14 @@ def secrets(data_dir: Path) -> dict[str, str]:
 def closed(make_client: MakeClient, data_dir: Path, secrets: dict[str, str]) -> TestClient:
     """An application that has keys."""
     return make_client(data_dir=data_dir, rate_limit="1000/second", cors_origins=ORIGIN)
+
+
+def settles(condition: Callable[[], bool], *, within_s: float = 60.0) -> bool:
+    """Whether it comes true in time."""
+    end = time.monotonic() + within_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
 
 
 def bearer(secret: str) -> dict[str, str]:
@@ -154,6 +164,16 @@ def test_key_with_a_rate_of_its_own_gets_429_with_retry_after(
     assert 1 <= int(statuses[-1].headers["Retry-After"]) <= 3600
     assert closed.get("/v1/models", headers=bearer(secrets["caption"])).status_code == 200
     assert 'semicap_requests_refused_total{reason="rate-limited"} 1.0' in closed.get("/metrics").text
+
+
+def test_running_service_follows_its_keys(make_client: MakeClient, tmp_path: Path) -> None:
+    running, store = make_client(data_dir=tmp_path), KeyStore(tmp_path / "keys.json")
+    assert running.get("/v1/models", headers=bearer("sk-whatever-clients-send")).status_code == 200
+    secret, key = store.create("a", (Scope.CAPTION,))
+    assert settles(lambda: running.get("/v1/models").status_code == 401)
+    assert running.get("/v1/models", headers=bearer(secret)).status_code == 200
+    store.revoke(key.id)
+    assert settles(lambda: running.get("/v1/models", headers=bearer(secret)).status_code == 401)
 
 
 def test_without_keys_each_address_has_the_rate(make_client: MakeClient, tmp_path: Path) -> None:

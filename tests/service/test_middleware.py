@@ -154,10 +154,12 @@ def test_log_lines_are_json_with_the_request_id(capsys: pytest.CaptureFixture[st
         configure_logging(level="info", format="json")
         structlog.contextvars.bind_contextvars(request_id="r1")
         structlog.stdlib.get_logger("semicap.test").info("something", count=3)
+        logging.getLogger("PIL.TiffImagePlugin").error("what is wrong with a file is told to who sent it")
         logging.getLogger("uvicorn.error").warning("plain %s", "line", extra={"request_ids": ["r2"]})
         first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
     finally:
         root.handlers, root.level = before
+        logging.getLogger("PIL").setLevel(logging.NOTSET)
         logging.captureWarnings(False)
         structlog.contextvars.clear_contextvars()
         structlog.reset_defaults()
