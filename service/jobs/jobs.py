@@ -11,6 +11,7 @@ from service.jobs.board import Board
 from service.jobs.documents import (
     Attempt,
     CaptionJob,
+    Counts,
     ItemResult,
     Outcome,
     chunks_of,
@@ -106,12 +107,11 @@ class Jobs:
         status = self.status(job_id)
         if status.finished is None:
             raise JobStateError(f"the job is {status.state}; it can be retried when it has ended")
-        settled = [
-            result
-            for result in results_of(self.archive, job_id)
-            if result.outcome != "failed" or not may_succeed(result)
-        ]
-        items = sorted(set(range(status.job.num_items)) - {result.item for result in settled})
+        settled, items = Counts(), set(range(status.job.num_items))
+        for result in results_of(self.archive, job_id):
+            if result.outcome != "failed" or not may_succeed(result):
+                settled += counts_of([result])
+                items.remove(result.item)
         if not items:
             raise JobStateError(
                 f"nothing to run again: {status.counts.failed} photos failed and have not changed"
@@ -122,8 +122,8 @@ class Jobs:
             created=now(),
             first_chunk=last.chunks.stop,
             num_chunks=chunks_of(len(items), status.job.chunk_items),
-            items=tuple(items),
-            settled=counts_of(settled),
+            items=tuple(sorted(items)),
+            settled=settled,
         )
         if not self.archive.add_attempt(job_id, attempt):
             raise JobStateError("another request retries the job at this moment")
