@@ -1,6 +1,6 @@
 """Jobs: long work over many photos."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 from fastapi.sse import EventSourceResponse
@@ -34,7 +34,9 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 JSON_LINES = "application/x-ndjson"
 
 _FOUND = problem_responses(JobNotFoundError, StoreUnavailableError, BrokerUnavailableError)
-_LINES = {200: {"content": {JSON_LINES: {}}, "description": "One JSON object a line."}}
+_LINES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {JSON_LINES: {}}, "description": "One JSON object a line."}
+}
 
 
 @router.post(
