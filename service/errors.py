@@ -129,6 +129,10 @@ class StoppingError(ServiceError):
     status, type, title = 503, "stopping", "The service is stopping"
 
 
+class PhotoLostError(ServiceError):
+    status, type, title = 500, "photo-lost", "The artifact store has lost the photo"
+
+
 class EngineUnavailableError(ServiceError):
     status, type, title = 503, "engine-unavailable", "The captioning engine is not running"
 

@@ -41,7 +41,7 @@ def submit_captions(
         list[str] | None, typer.Option(help="Also make: txt, csv, metadata, xmp, webdataset.")
     ] = None,
     write_to_folder: Annotated[
-        bool, typer.Option(help="Write a .txt beside each photo on the server.")
+        bool, typer.Option("--write-to-folder", help="Write a .txt beside each photo on the server.")
     ] = False,
     policy: Annotated[Policy, typer.Option(help="What becomes of a .txt that is there.")] = "skip",
     webhook: Annotated[str | None, typer.Option(help="Address that is told of the end.")] = None,

@@ -6,7 +6,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.jobs.documents import Dataset, JobState, OutputKind, Policy
-from service.jobs.jobs import JobStatus
+from service.jobs.status import JobStatus
 
 MAX_URL_CHARS = 2048
 

@@ -21,9 +21,9 @@ from service.jobs.documents import CaptionJob, Dataset, Webhook, now
 from service.jobs.events import JobEvents
 from service.jobs.folders import allowed_folder, dataset_of_folder
 from service.jobs.idempotency import claim_job_id
-from service.jobs.jobs import JobStatus
 from service.jobs.outputs import FILES
 from service.jobs.parts import JobParts
+from service.jobs.status import JobStatus
 from service.jobs.webhook import check_webhook
 from service.metrics import Metrics
 from service.option_reading import options_from_json

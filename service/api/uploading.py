@@ -9,10 +9,12 @@ from typing import IO
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from service.errors import (
     InvalidDatasetError,
+    InvalidRequestError,
     RequestTimeoutError,
     TooManyJobsError,
     UnsupportedMediaTypeError,
@@ -65,13 +67,7 @@ class Uploads:
     async def _read(self, request: Request) -> Dataset:
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type == "multipart/form-data":
-            async with request.form(max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FILES) as form:
-                files = [
-                    (value.filename or "upload", value.file)
-                    for _, value in form.multi_items()
-                    if isinstance(value, UploadFile)
-                ]
-                return await run_in_threadpool(self._ingest, files)
+            return await self._read_form(request)
         if content_type in (*ARCHIVES, "application/octet-stream") or content_type.startswith("image/"):
             with tempfile.TemporaryFile(dir=self._scratch_folder()) as file:
                 async for piece in request.stream():
@@ -81,6 +77,23 @@ class Uploads:
             f"the content type is {content_type[:100]!r}; it may be multipart/form-data, application/json, "
             f"image/*, {', '.join(ARCHIVES)}"
         )
+
+    async def _read_form(self, request: Request) -> Dataset:
+        try:
+            form = await request.form(max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FILES)
+        except HTTPException as error:  # starlette's answer to a form that it cannot parse
+            raise InvalidRequestError(
+                f"the form cannot be read: {error.detail}; more than {MAX_FORM_FILES} photos go into a zip"
+            ) from error
+        try:
+            files = [
+                (value.filename or "upload", value.file)
+                for _, value in form.multi_items()
+                if isinstance(value, UploadFile)
+            ]
+            return await run_in_threadpool(self._ingest, files)
+        finally:
+            await form.close()
 
     def _ingest(self, files: Sequence[NamedFile]) -> Dataset:
         if not files:

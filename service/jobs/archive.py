@@ -1,7 +1,9 @@
 """The store's record of jobs: manifests, attempts, chunk results, and which jobs are not over."""
 
+import heapq
 import json
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from service.errors import JobNotFoundError
 from service.jobs.datasets import is_id
@@ -139,20 +141,22 @@ class JobArchive:
 
 def results_of(archive: JobArchive, job_id: str) -> Iterator[ItemResult]:
     """One result for each item that has one, in order; a later attempt's in place of an earlier's."""
-    attempts = archive.attempts(job_id)
-    if not attempts:
-        return
-    newer: dict[int, ItemResult] = {}
-    for attempt in attempts[1:]:
-        for chunk in attempt.chunks:
-            newer.update((result.item, result) for result in archive.settled_in(job_id, chunk))
-    job = archive.job(job_id)
-    for chunk in attempts[0].chunks:
-        first = {result.item: result for result in archive.settled_in(job_id, chunk)}
-        for item in attempts[0].items_of(chunk, job):
-            result = newer.get(item) or first.get(item)
-            if result is not None:
-                yield result
+    known = archive.complete_chunks(job_id) | archive.chunks_with_parts(job_id)
+    attempts = [_results_in(archive, job_id, attempt, known) for attempt in archive.attempts(job_id)]
+    merged = heapq.merge(*attempts, key=_item)  # of equal items, an earlier attempt's comes first
+    for _, same in groupby(merged, key=_item):
+        *_, latest = same
+        yield latest
+
+
+def _results_in(archive: JobArchive, job_id: str, attempt: Attempt, known: set[int]) -> Iterator[ItemResult]:
+    for chunk in attempt.chunks:
+        if chunk in known:
+            yield from sorted(archive.settled_in(job_id, chunk), key=_item)
+
+
+def _item(result: ItemResult) -> int:
+    return result.item
 
 
 def counts_of(results: Iterable[ItemResult]) -> Counts:

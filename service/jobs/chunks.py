@@ -69,28 +69,28 @@ class ChunkRunner:
         metrics: Metrics,
         is_stopping: Callable[[], bool],
     ) -> None:
-        self._captioner = captioner
-        self._archive = jobs.archive
-        self._datasets = datasets
-        self._jobs = jobs
-        self._limits = limits
-        self._metrics = metrics
-        self._is_stopping = is_stopping
+        self.captioner = captioner
+        self.archive = jobs.archive
+        self.datasets = datasets
+        self.jobs = jobs
+        self.limits = limits
+        self.metrics = metrics
+        self.is_stopping = is_stopping
 
     def run(self, job_id: str, chunk: int) -> None:
         """Captions what the chunk still lacks; returns at once when another worker has it or it is over."""
-        job, attempt = self._archive.job(job_id), self._archive.attempt(job_id)
-        is_over = self._archive.outcome(job_id, attempt.number) is not None
+        job, attempt = self.archive.job(job_id), self.archive.attempt(job_id)
+        is_over = self.archive.outcome(job_id, attempt.number) is not None
         if is_over or chunk not in attempt.chunks:
             return
-        board = self._jobs.board
+        board = self.jobs.board
         with board.lease(job_id, chunk) as lease:
             if not lease.is_held:
                 return
             began = time.monotonic()
             self._advance(job_id)
             ending = _ChunkRun(self, job, attempt, chunk).run()
-            self._metrics.chunk_done(ending=ending, seconds=time.monotonic() - began)
+            self.metrics.chunk_done(ending=ending, seconds=time.monotonic() - began)
         log.info(
             "chunk", job_id=job_id, chunk=chunk, ending=ending, seconds=round(time.monotonic() - began, 2)
         )
@@ -100,8 +100,8 @@ class ChunkRunner:
         """A broker that is away is no harm: a keeper sends what is to do when it is back."""
         try:
             for chunk in again:
-                self._jobs.send_again(job_id, chunk)
-            self._jobs.advance(job_id)
+                self.jobs.send_again(job_id, chunk)
+            self.jobs.advance(job_id)
         except BrokerUnavailableError:
             log.warning("broker_away", job_id=job_id)
 
@@ -111,9 +111,9 @@ class _ChunkRun:
 
     def __init__(self, runner: ChunkRunner, job: CaptionJob, attempt: Attempt, chunk: int) -> None:
         self._runner = runner
-        self._archive = runner._archive
-        self._captions = runner._captioner
-        self._board: Board = runner._jobs.board
+        self._archive = runner.archive
+        self._captions = runner.captioner
+        self._board: Board = runner.jobs.board
         self._job = job
         self._attempt = attempt
         self._chunk = chunk
@@ -148,7 +148,7 @@ class _ChunkRun:
     def _caption(self) -> Ending:
         numbers = self._attempt.items_of(self._chunk, self._job)
         missing = [number for number in numbers if number not in self._results]
-        dataset = self._runner._datasets.get(self._job.dataset)
+        dataset = self._runner.datasets.get(self._job.dataset)
         if missing and self._tries > GIVE_UP_AFTER:
             self._give_up(dataset, missing.pop(0))
         step = 1 if self._is_careful else max(1, len(missing))
@@ -168,7 +168,7 @@ class _ChunkRun:
         return None
 
     def _give_up(self, dataset: Dataset, number: int) -> None:
-        ((_, item),) = self._runner._datasets.items(dataset.id, [number])
+        ((_, item),) = self._runner.datasets.items(dataset.id, [number])
         error = WorkerLostError(f"{self._tries - 1} workers in a row ended while they captioned this image")
         self._add(failed_result(dataset, number, item, error))
         self._save()
@@ -178,7 +178,7 @@ class _ChunkRun:
         return self._tries > CAREFUL_AFTER
 
     def _without_skipped(self, dataset: Dataset, missing: list[int]) -> Iterator[tuple[int, Item]]:
-        for number, item in self._runner._datasets.items(dataset.id, missing):
+        for number, item in self._runner.datasets.items(dataset.id, missing):
             reason = reason_to_skip(self._job, dataset, item)
             if reason is None:
                 yield number, item
@@ -189,8 +189,8 @@ class _ChunkRun:
     def _add(self, result: ItemResult) -> None:
         self._results[result.item] = result
         self._unsaved.append(result)
-        self._runner._metrics.item_done(result.outcome)
-        if self._is_careful or time.monotonic() - self._saved > self._runner._limits.save_s:
+        self._runner.metrics.item_done(result.outcome)
+        if self._is_careful or time.monotonic() - self._saved > self._runner.limits.save_s:
             self._save()
 
     def _save(self) -> None:
@@ -209,7 +209,7 @@ class _ChunkRun:
             self._board.report(
                 self._job.id, self._attempt.number, self._chunk, counts, is_complete=is_complete
             )
-            self._runner._jobs.tell_progress(self._job.id)
+            self._runner.jobs.tell_progress(self._job.id)
         except BrokerUnavailableError as error:
             log.warning("progress_not_reported", job_id=self._job.id, error=str(error))
 
@@ -224,7 +224,7 @@ class _ChunkRun:
 
     def _interruption(self) -> Ending | None:
         now = time.monotonic()
-        if self._runner._is_stopping() or now - self._began > self._runner._limits.chunk_s:
+        if self._runner.is_stopping() or now - self._began > self._runner.limits.chunk_s:
             return "given back"
         if now - self._checked < CHECK_S:
             return None

@@ -13,7 +13,9 @@ from service.errors import CommandError
 URL_VARIABLE = "SEMICAP_URL"
 DEFAULT_URL = "http://127.0.0.1:8000"
 
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 600.0
+"""A large dataset is read member by member before the answer comes."""
+
 _MOST_SHOWN = 500
 
 

@@ -6,7 +6,12 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from service.errors import DatasetNotFoundError, InvalidDatasetError, StoreUnavailableError
+from service.errors import (
+    DatasetNotFoundError,
+    InvalidDatasetError,
+    PhotoLostError,
+    StoreUnavailableError,
+)
 from service.jobs.documents import Dataset, Item, Rejected, new_id, now
 from service.jobs.store import ArtifactStore
 
@@ -117,14 +122,14 @@ class Datasets:
 
         Raises:
             OSError: the file of a server folder cannot be read.
-            StoreUnavailableError: the store lacks a photo that it took.
+            PhotoLostError: the store lacks a photo that it took.
         """
         if dataset.folder is not None:
             with path_of(dataset, item).open("rb") as file:
                 return file.read(max_bytes + 1)
         data = self._store.get(image_key(item.sha256 or ""))
         if data is None:
-            raise StoreUnavailableError(f"the artifact store has lost the photo {item.name}")
+            raise PhotoLostError(f"the artifact store has lost the photo {item.name}")
         return data
 
     def _read_file(self, dataset_id: str, number: int) -> list[Item]:

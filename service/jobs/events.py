@@ -13,7 +13,8 @@ import redis.asyncio
 
 from service.jobs.board import events_key
 from service.jobs.documents import ENDED
-from service.jobs.jobs import Jobs, summary
+from service.jobs.jobs import Jobs
+from service.jobs.status import summary
 
 _BLOCK_MS = 1000
 _LOOK_EVERY_S = 5.0

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from service.errors import BrokerUnavailableError, JobStateError, TooManyJobsError
@@ -14,12 +13,12 @@ from service.jobs.documents import (
     CaptionJob,
     Counts,
     ItemResult,
-    JobState,
     Outcome,
     chunks_of,
     now,
 )
 from service.jobs.queue import JobQueue, finish_message
+from service.jobs.status import JobStatus, summary
 
 SPARE_CHUNKS = 2
 """Chunks of one job that wait for a worker, and two more for each that is being done: no worker idles, the
@@ -35,26 +34,6 @@ WEBHOOK = "webhook"
 """Name of the lease under which a job's webhook is delivered."""
 
 _PROGRESS_EVENT_S = 1.0
-
-
-@dataclass(frozen=True)
-class JobStatus:
-    """Where a job stands, over all its attempts.
-
-    Args:
-        seconds_left: estimated from the rate of the last minute; None when there is none.
-    """
-
-    job: CaptionJob
-    attempt: int
-    state: JobState
-    counts: Counts
-    cancel_requested: bool = False
-    started: datetime | None = None
-    finished: datetime | None = None
-    images_per_s: float | None = None
-    seconds_left: float | None = None
-    error: str | None = None
 
 
 class Jobs:
@@ -128,12 +107,11 @@ class Jobs:
         status = self.status(job_id)
         if status.finished is None:
             raise JobStateError(f"the job is {status.state}; it can be retried when it has ended")
-        settled = [
-            result
-            for result in results_of(self.archive, job_id)
-            if result.outcome != "failed" or not may_succeed(result)
-        ]
-        items = sorted(set(range(status.job.num_items)) - {result.item for result in settled})
+        settled, items = Counts(), set(range(status.job.num_items))
+        for result in results_of(self.archive, job_id):
+            if result.outcome != "failed" or not may_succeed(result):
+                settled += counts_of([result])
+                items.remove(result.item)
         if not items:
             raise JobStateError(
                 f"nothing to run again: {status.counts.failed} photos failed and have not changed"
@@ -144,8 +122,8 @@ class Jobs:
             created=now(),
             first_chunk=last.chunks.stop,
             num_chunks=chunks_of(len(items), status.job.chunk_items),
-            items=tuple(items),
-            settled=counts_of(settled),
+            items=tuple(sorted(items)),
+            settled=settled,
         )
         if not self.archive.add_attempt(job_id, attempt):
             raise JobStateError("another request retries the job at this moment")
@@ -270,18 +248,3 @@ class Jobs:
             images_per_s=rate,
             seconds_left=left / rate if rate else None,
         )
-
-
-def summary(status: JobStatus) -> dict[str, object]:
-    """What events and webhooks say of a job."""
-    return {
-        "id": status.job.id,
-        "state": status.state,
-        "attempt": status.attempt,
-        "total": status.job.num_items,
-        "done": status.counts.done,
-        "failed": status.counts.failed,
-        "skipped": status.counts.skipped,
-        "images_per_s": None if status.images_per_s is None else round(status.images_per_s, 2),
-        "seconds_left": None if status.seconds_left is None else round(status.seconds_left, 1),
-    }

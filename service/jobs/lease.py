@@ -11,9 +11,13 @@ TTL_S = 15.0
 _RENEWALS = 4
 """In one TTL."""
 
-_IF_MINE = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
-_RENEW = _IF_MINE + "return redis.call('PEXPIRE', KEYS[1], ARGV[2])"
-_RELEASE = _IF_MINE + "return redis.call('DEL', KEYS[1])"
+_RENEW = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])  -- also when the server has lost it
+return 1
+"""
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
 class Lease:

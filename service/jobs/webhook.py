@@ -13,7 +13,8 @@ from standardwebhooks import Webhook
 
 from service.errors import InvalidRequestError
 from service.jobs.documents import Delivery, now
-from service.jobs.jobs import WEBHOOK, Jobs, summary
+from service.jobs.jobs import WEBHOOK, Jobs
+from service.jobs.status import summary
 from service.settings import Settings
 
 PAUSES = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 3600, 4 * 3600, 12 * 3600))

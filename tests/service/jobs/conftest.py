@@ -1,11 +1,12 @@
 """A broker for the session; a store and its jobs for each test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 from service.jobs.datasets import DatasetWriter
 from service.jobs.documents import CaptionJob, Dataset, new_id, now
@@ -67,3 +68,28 @@ def job_on(dataset: Dataset, *, chunk_items: int = 10, **more: object) -> Captio
         **more,
     }
     return CaptionJob.model_validate(fields)
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("photos")
+
+
+@pytest.fixture(scope="session")
+def client(
+    broker: RunningBroker,
+    make_client: Callable[..., TestClient],
+    root: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> TestClient:
+    data = tmp_path_factory.mktemp("data")
+    client = make_client(
+        data_dir=data,
+        redis_url=broker.url,
+        dataset_roots=(root,),
+        job_chunk_items=5,
+        max_dataset_bytes=2_000_000,
+        max_request_bytes=100_000,
+    )
+    client.app_state["parts"].jobs.parts.keeper.stop()  # a test says itself when somebody looks
+    return client

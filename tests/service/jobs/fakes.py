@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from service.errors import BrokenImageError
+from service.errors import BrokenImageError, PhotoLostError
 from service.jobs.chunks import Captions, ChunkLimits, ChunkRunner
 from service.jobs.datasets import Datasets
 from service.jobs.documents import Dataset, Item, ItemResult
@@ -58,6 +58,8 @@ class FakeCaptions:
             with Image.open(BytesIO(self._datasets.read(dataset, item, max_bytes=MAX_BYTES))) as image:
                 image.load()
                 text = f"a picture of {image.width} by {image.height}"
+        except PhotoLostError as error:
+            return failed_result(dataset, number, item, error)
         except OSError as error:
             return failed_result(dataset, number, item, BrokenImageError(f"cannot be read: {error}"))
         more: dict[str, Any] = {

@@ -7,6 +7,7 @@ import pytest
 
 from service.errors import JobStateError
 from service.jobs.chunks import CAREFUL_AFTER, GIVE_UP_AFTER
+from service.jobs.datasets import image_key
 from service.jobs.documents import CaptionJob, ItemResult
 from service.jobs.failures import worth_retrying
 from service.jobs.outputs import captioned, errors
@@ -203,4 +204,18 @@ def test_job_of_nothing_but_broken_photos_fails(parts: JobParts, tmp_path: Path)
 def _results(parts: JobParts, job: CaptionJob) -> list[ItemResult]:
     dataset = parts.datasets.get(job.dataset)
     numbered = parts.datasets.items(dataset.id, range(job.num_items))
-    return list(FakeCaptions(parts.datasets).caption(dataset, iter(numbered), {}))
+    return list(FakeCaptions(parts.datasets).caption(dataset, numbered, {}))
+
+
+def test_photo_that_the_store_has_lost_is_an_error_line_that_a_retry_runs(parts: JobParts) -> None:
+    dataset = uploaded(parts, 5)
+    ((_, item),) = parts.datasets.items(dataset.id, [2])
+    parts.store.delete([image_key(item.sha256 or "")])
+    job = job_on(dataset)
+    parts.jobs.submit(job)
+    InlineWorker(parts).do_all()
+    assert outcomes(parts, job) == {"captioned": 4, "failed": 1}
+    parts.store.put(image_key(item.sha256 or ""), photo(2))
+    _, retried = parts.jobs.retry(job.id, may_succeed=worth_retrying(parts.datasets, job))
+    InlineWorker(parts).do_all()
+    assert (retried, outcomes(parts, job)) == (1, {"captioned": 5})

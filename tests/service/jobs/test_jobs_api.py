@@ -1,10 +1,9 @@
-"""Datasets and jobs over HTTP, on the real application."""
+"""Jobs over HTTP, on the real application."""
 
 import io
 import json
 import zipfile
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,78 +13,12 @@ from service.engine.engine import Engine
 from service.images import ImageLimits
 from service.jobs.captioner import ItemCaptioner
 from service.jobs.idempotency import claim_job_id
-from service.jobs.parts import JobParts
 from service.registry import ServedModel
 from tests.service import pictures
-from tests.service.conftest import MakeClient, parts_of
-from tests.service.jobs.broker import RunningBroker
-from tests.service.jobs.conftest import photo, photo_folder
+from tests.service.conftest import MakeClient
+from tests.service.jobs.conftest import photo
 from tests.service.jobs.fakes import InlineWorker
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("photos")
-
-
-@pytest.fixture(scope="module")
-def client(
-    broker: RunningBroker, make_client: MakeClient, root: Path, tmp_path_factory: pytest.TempPathFactory
-) -> TestClient:
-    data = tmp_path_factory.mktemp("data")
-    client = make_client(
-        data_dir=data,
-        redis_url=broker.url,
-        dataset_roots=(root,),
-        job_chunk_items=5,
-        max_dataset_bytes=2_000_000,
-        max_request_bytes=100_000,
-    )
-    job_parts(client).keeper.stop()  # a test says itself when somebody looks
-    return client
-
-
-def job_parts(client: TestClient) -> JobParts:
-    service = parts_of(client).jobs
-    assert service is not None
-    return service.parts
-
-
-def archive(count: int, **others: bytes) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as zipped:
-        for number in range(count):
-            zipped.writestr(f"{number:04d}.jpg", photo(number))
-        for name, data in others.items():
-            zipped.writestr(name.replace("_", "."), data)
-    return file.getvalue()
-
-
-def upload(client: TestClient, count: int, **others: bytes) -> dict[str, Any]:
-    answer = client.post(
-        "/v1/datasets", content=archive(count, **others), headers={"Content-Type": "application/zip"}
-    )
-    assert answer.status_code == 201, answer.text
-    dataset: dict[str, Any] = answer.json()
-    return dataset
-
-
-def submit(client: TestClient, **asked: Any) -> dict[str, Any]:
-    answer = client.post("/v1/jobs/captions", json=asked)
-    assert answer.status_code == 202, answer.text
-    job: dict[str, Any] = answer.json()
-    assert answer.headers["Location"] == f"/v1/jobs/{job['id']}"
-    return job
-
-
-def finish(client: TestClient) -> InlineWorker:
-    worker = InlineWorker(job_parts(client))
-    worker.do_all()
-    return worker
-
-
-def lines(client: TestClient, address: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in client.get(address).text.splitlines()]
+from tests.service.jobs.over_http import finish, job_parts, lines, submit, upload
 
 
 def test_upload_job_and_results(client: TestClient) -> None:
@@ -115,34 +48,6 @@ def test_upload_job_and_results(client: TestClient) -> None:
     assert client.get(f"{address}/results?output=xmp").status_code == 404
 
 
-def test_form_may_mix_photos_and_archives(client: TestClient) -> None:
-    files = [("file", ("a.jpg", photo(99))), ("file", ("b.zip", archive(2)))]
-    answer = client.post("/v1/datasets", files=files)
-    assert (answer.status_code, answer.json()["num_items"]) == (201, 3)
-
-
-def test_upload_may_be_larger_than_a_request_but_not_than_a_dataset(client: TestClient) -> None:
-    noise = [pictures.encoded(pictures.cat(300), "PNG") for _ in range(2)]
-    assert 100_000 < sum(map(len, noise)) < 2_000_000
-    upload(client, 1, a_png=noise[0], b_png=noise[1])
-    answer = client.post(
-        "/v1/datasets", content=bytes(2_000_001), headers={"Content-Type": "application/zip"}
-    )
-    assert answer.status_code == 413
-
-
-def test_folder_of_the_server(client: TestClient, root: Path) -> None:
-    folder = photo_folder(root / "holiday", good=3)
-    answer = client.post("/v1/datasets", json={"folder": str(folder)})
-    assert (answer.status_code, answer.json()["folder"]) == (201, str(folder))
-    job = submit(client, folder=str(folder), write_to_folder=True)
-    finish(client)
-    assert client.get(f"/v1/jobs/{job['id']}").json()["counts"]["done"] == 3
-    assert (folder / "0001.txt").exists()
-    assert client.post("/v1/datasets", json={"folder": "/etc"}).status_code == 403
-    assert client.post("/v1/datasets", json={"dir": "/etc"}).status_code == 422
-
-
 @pytest.mark.parametrize(
     ("asked", "status", "problem"),
     [
@@ -164,11 +69,6 @@ def test_wrong_request_is_a_problem_and_makes_no_job(
     answer = client.post("/v1/jobs/captions", json=asked)
     assert (answer.status_code, answer.json()["type"]) == (status, f"urn:semicap:problem:{problem}")
     assert len(job_parts(client).jobs.archive.ids()) == before
-
-
-def test_write_to_folder_needs_a_folder(client: TestClient) -> None:
-    asked = {"dataset": upload(client, 1)["id"], "write_to_folder": True}
-    assert "upload" in client.post("/v1/jobs/captions", json=asked).json()["detail"]
 
 
 def test_unknown_job_is_404_everywhere(client: TestClient) -> None:

@@ -1,0 +1,53 @@
+"""Datasets over HTTP, on the real application."""
+
+from pathlib import Path
+
+from starlette.testclient import TestClient
+
+from tests.service import pictures
+from tests.service.jobs.conftest import photo, photo_folder
+from tests.service.jobs.over_http import archive, finish, submit, upload
+
+
+def test_form_may_mix_photos_and_archives(client: TestClient) -> None:
+    files = [("file", ("a.jpg", photo(99))), ("file", ("b.zip", archive(2)))]
+    answer = client.post("/v1/datasets", files=files)
+    assert (answer.status_code, answer.json()["num_items"]) == (201, 3)
+
+
+def test_form_that_cannot_be_read_or_has_no_photo_says_so(client: TestClient) -> None:
+    many = [("file", (f"{number}.jpg", photo(number))) for number in range(201)]
+    answer = client.post("/v1/datasets", files=many)
+    assert (answer.status_code, "go into a zip" in answer.json()["detail"]) == (422, True)
+    for content_type, status in (("multipart/form-data", 422), ("text/html", 415)):
+        answer = client.post("/v1/datasets", content=b"x", headers={"Content-Type": content_type})
+        assert answer.status_code == status
+    answer = client.post("/v1/datasets", files=[("file", ("a.txt", b"text"))])
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:semicap:problem:invalid-dataset")
+
+
+def test_upload_may_be_larger_than_a_request_but_not_than_a_dataset(client: TestClient) -> None:
+    noise = [pictures.encoded(pictures.cat(300), "PNG") for _ in range(2)]
+    assert 100_000 < sum(map(len, noise)) < 2_000_000
+    upload(client, 1, a_png=noise[0], b_png=noise[1])
+    answer = client.post(
+        "/v1/datasets", content=bytes(2_000_001), headers={"Content-Type": "application/zip"}
+    )
+    assert answer.status_code == 413
+
+
+def test_folder_of_the_server(client: TestClient, root: Path) -> None:
+    folder = photo_folder(root / "holiday", good=3)
+    answer = client.post("/v1/datasets", json={"folder": str(folder)})
+    assert (answer.status_code, answer.json()["folder"]) == (201, str(folder))
+    job = submit(client, folder=str(folder), write_to_folder=True)
+    finish(client)
+    assert client.get(f"/v1/jobs/{job['id']}").json()["counts"]["done"] == 3
+    assert (folder / "0001.txt").exists()
+    assert client.post("/v1/datasets", json={"folder": "/etc"}).status_code == 403
+    assert client.post("/v1/datasets", json={"dir": "/etc"}).status_code == 422
+
+
+def test_write_to_folder_needs_a_folder(client: TestClient) -> None:
+    asked = {"dataset": upload(client, 1)["id"], "write_to_folder": True}
+    assert "upload" in client.post("/v1/jobs/captions", json=asked).json()["detail"]

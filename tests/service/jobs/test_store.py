@@ -1,0 +1,87 @@
+"""The artifact store, and jobs on one that fails for a while."""
+
+from pathlib import Path
+
+import pytest
+
+from service.errors import CommandError, ServiceError, StoreUnavailableError
+from service.jobs.parts import JobParts
+from service.jobs.store import ArtifactStore
+from tests.service.jobs.conftest import job_on, uploaded
+from tests.service.jobs.fakes import InlineWorker
+
+
+@pytest.fixture(params=["memory:///", "folder"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore.open(str(tmp_path / "store") if request.param == "folder" else request.param)
+
+
+def test_object_is_written_whole_or_not_at_all(store: ArtifactStore) -> None:
+    pieces = [bytes([number]) * 100_000 for number in range(120)]
+    assert store.write("big", iter(pieces)) == 12_000_000
+    assert b"".join(store.stream("big") or ()) == b"".join(pieces)
+
+    def broken() -> object:
+        yield from pieces
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        store.write("half", broken())  # type: ignore[arg-type]
+    assert (store.get("half"), store.keys("half")) == (None, [])
+
+
+def test_create_leaves_what_is_there(store: ArtifactStore) -> None:
+    assert store.create("a/b", b"first")
+    assert not store.create("a/b", b"second")
+    assert store.get("a/b") == b"first"
+    store.put("a/b", b"third")
+    assert (store.get("a/b"), store.size("a/b")) == (b"third", 5)
+
+
+def test_what_is_not_there_is_none_and_deleting_it_no_error(store: ArtifactStore) -> None:
+    assert (store.get("x"), store.size("x"), store.stream("x"), store.keys("x")) == (None, None, None, [])
+    store.put("y/1", b"")
+    store.put("y/2/3", b"")
+    assert (store.keys("y"), store.folders("y"), store.folders("x")) == (["y/1", "y/2/3"], ["2"], [])
+    store.delete(["x", "y/1"])
+    assert store.keys("y") == ["y/2/3"]
+
+
+@pytest.mark.parametrize("location", ["nosuch://bucket", "s3://"])
+def test_store_that_cannot_be_opened_names_the_setting(location: str) -> None:
+    with pytest.raises(CommandError, match="SEMICAP_STORE_URL"):
+        ArtifactStore.open(location)
+
+
+def test_folder_that_cannot_be_written_is_a_problem_of_the_service(tmp_path: Path) -> None:
+    store = ArtifactStore.open(str(tmp_path / "store"))
+    (tmp_path / "store" / "a").write_text("a file where a folder should be")
+    with pytest.raises(StoreUnavailableError, match="the artifact store failed at a/b"):
+        store.put("a/b", b"x")
+
+
+def test_job_waits_for_a_full_disk_and_loses_nothing(
+    parts: JobParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.jobs.LOST_AFTER_S", 0.0)
+    job = job_on(uploaded(parts, 30))
+    parts.jobs.submit(job)
+    worker = InlineWorker(parts)
+    worker.do_one()
+    put = ArtifactStore.put
+
+    def full(self: ArtifactStore, key: str, data: bytes) -> None:
+        raise StoreUnavailableError("No space left on device")
+
+    monkeypatch.setattr(ArtifactStore, "put", full)
+    for _ in range(12):  # more often than a photo that kills its worker is tried
+        parts.keeper.look()
+        with pytest.raises(ServiceError, match="No space left"):
+            worker.do_all()
+    monkeypatch.setattr(ArtifactStore, "put", put)
+    while parts.jobs.status(job.id).finished is None:
+        parts.keeper.look()
+        worker.do_all()
+    status = parts.jobs.status(job.id)
+    assert (status.state, status.counts.done, status.counts.failed) == ("succeeded", 30, 0)
+    assert [result.item for result in parts.jobs.results(job.id)] == list(range(30))
