@@ -25,7 +25,7 @@ from service.api.middleware import (
 from service.api.openapi import openapi_of
 from service.api.page import add_page
 from service.api.responses import problem_response
-from service.api.routes import captions, health, models
+from service.api.routes import captions, health, huggingface, models, ollama, openai, photoprism, scores
 from service.captioning import Captioning
 from service.engine.engine import Engine, EngineSettings
 from service.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, ServiceError
@@ -80,7 +80,7 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
         },
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (captions, models, health):
+    for module in (captions, scores, models, openai, ollama, photoprism, huggingface, health):
         app.include_router(module.router)
     add_page(app)
     openapi = openapi_of(app)

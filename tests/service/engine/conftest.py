@@ -12,7 +12,7 @@ from models.captioner import Captioner
 from models.image_features import ImageFeatures
 from service.engine.engine import Engine, EngineSettings
 from service.engine.observer import Failure, Stage
-from service.engine.results import ImageCaptions, Priority
+from service.engine.results import ImageCaptions, ImageScores, Priority
 from tests.tiny import tiny_captioner
 
 WAIT_S = 30.0
@@ -44,6 +44,7 @@ class Recorder:
         self.stages: list[tuple[Stage, int]] = []
         self.admissions: list[Priority] = []
         self.answers: list[ImageCaptions] = []
+        self.scores: list[ImageScores] = []
         self.losses: list[Failure] = []
 
     def depth_changed(self, *, depth: int) -> None:
@@ -59,6 +60,9 @@ class Recorder:
 
     def captioned(self, result: ImageCaptions) -> None:
         self.answers.append(result)
+
+    def scored(self, result: ImageScores) -> None:
+        self.scores.append(result)
 
     def lost(self, reason: Failure) -> None:
         self.losses.append(reason)
