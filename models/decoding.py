@@ -119,6 +119,11 @@ class DecodingBatch:
         ended, self._ended = self._ended, []
         return ended
 
+    def written(self, ticket: int) -> dict[int, list[int]]:
+        """Ids so far of an image's captions that still grow, by index; of a beam its best one, as 0."""
+        image = self._images.get(ticket)
+        return self._tables.written(image) if image else {}
+
     def drop(self, ticket: int) -> None:
         """Forgets an image and frees its place at once; one that is not here is no error."""
         self._ended = [one for one in self._ended if one.ticket != ticket]

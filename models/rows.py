@@ -165,6 +165,11 @@ class RowTables:
         """Captions of rows with one more token each; the rows themselves stay as they are."""
         return self.token_ids[parents].scatter(2, self.lengths[parents].unsqueeze(2), token_ids.unsqueeze(2))
 
+    def written(self, image: ImageInFlight) -> dict[int, list[int]]:
+        """Ids so far of an image's captions that still grow, by index; of a beam its best one, as 0."""
+        rows = image.rows[:1] if image.is_beam else image.rows
+        return dict(zip(image.indices, self.token_ids[rows, : image.length].tolist(), strict=False))
+
     def forced_next(self, ids: Int[Tensor, "rows"]) -> Int[Tensor, "rows"]:
         """The token that must come next; pad_id where any may."""
         return self.forced_ids[ids].gather(1, self.lengths[ids].unsqueeze(1)).squeeze(1)

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Executor
+from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,7 +20,8 @@ from service.engine import errors as engine_errors
 from service.engine.engine import Engine, Places
 from service.engine.errors import EngineError
 from service.engine.options import CaptionOptions
-from service.engine.results import ImageCaptions
+from service.engine.results import ImageCaptions, ImageScores
+from service.engine.work import Texts, TokenListener
 from service.errors import (
     CaptioningFailedError,
     DeadlineExceededError,
@@ -31,6 +34,10 @@ from service.errors import (
 from service.images import ImageFacts, ImageLimits, read_pixels
 from service.option_reading import invalid_option
 
+Submit: TypeAlias = Callable[..., Future[Any]]
+Written: TypeAlias = Mapping[int, list[int]]
+"""Token ids so far of each caption that still grows, by its index; of a beam its best hypothesis, as 0."""
+
 
 @dataclass(frozen=True)
 class ImageInput:
@@ -42,11 +49,12 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class ImageOutcome:
-    """Captions or an error for one image."""
+    """Captions, scores of given texts, or an error for one image."""
 
     file_name: str | None
     image: ImageFacts | None = None
     answer: ImageCaptions | None = None
+    scores: ImageScores | None = None
     error: ServiceError | None = None
     read_s: float = 0.0
 
@@ -64,8 +72,17 @@ class CaptionTask:
     deadline: float
 
 
+@dataclass(frozen=True)
+class ScoreTask:
+    """Texts to score against all images of one request; otherwise as CaptionTask."""
+
+    texts: tuple[str, ...]
+    request_id: Hashable
+    deadline: float
+
+
 class Captioning:
-    """Captions the images of a request side by side.
+    """Captions or scores the images of a request side by side.
 
     Args:
         pool: its threads decode images; their number bounds the memory that decoding takes.
@@ -98,12 +115,61 @@ class Captioning:
         Raises:
             ServiceError: the engine has no places for the rest of the images.
         """
+        return await self._each(inputs, self._captions(task), task.deadline, first_place=first_place)
+
+    async def score(
+        self, inputs: Sequence[ImageInput], task: ScoreTask, *, first_place: Places
+    ) -> list[ImageOutcome]:
+        """As caption, of the similarities of given texts."""
+        submit = partial(
+            self.engine.submit_scores,
+            texts=Texts(task.texts),
+            request_id=task.request_id,
+            deadline=task.deadline,
+        )
+        return await self._each(inputs, submit, task.deadline, first_place=first_place)
+
+    async def stream(
+        self, image: ImageInput, task: CaptionTask, *, place: Places
+    ) -> AsyncGenerator[Written | ImageOutcome]:
+        """What is written of one image's captions after each token, then its outcome.
+
+        Closing it takes the image out of the engine. What a slow reader has not taken is at most one entry
+        for each token of a caption.
+        """
+        loop = asyncio.get_running_loop()
+        written: asyncio.Queue[Written | None] = asyncio.Queue()
+        submit = self._captions(
+            task, on_tokens=lambda tokens: loop.call_soon_threadsafe(written.put_nowait, tokens)
+        )
+        working = asyncio.ensure_future(self._one(image, submit, task.deadline, place))
+        working.add_done_callback(lambda done: written.put_nowait(None))
+        try:
+            while (tokens := await written.get()) is not None:
+                yield tokens
+            yield working.result()
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+    def _captions(self, task: CaptionTask, *, on_tokens: TokenListener | None = None) -> Submit:
+        return partial(
+            self.engine.submit,
+            options=task.options,
+            request_id=task.request_id,
+            deadline=task.deadline,
+            on_tokens=on_tokens,
+        )
+
+    async def _each(
+        self, inputs: Sequence[ImageInput], submit: Submit, deadline: float, *, first_place: Places
+    ) -> list[ImageOutcome]:
         more = len(inputs) - 1
         with self._reserve(more) if more else contextlib.nullcontext(first_place) as more_places:
             async with asyncio.TaskGroup() as group:
                 places = [first_place, *[more_places] * more]
                 running = [
-                    group.create_task(self._caption_one(image, task, place))
+                    group.create_task(self._one(image, submit, deadline, place))
                     for image, place in zip(inputs, places, strict=True)
                 ]
             return [done.result() for done in running]
@@ -118,17 +184,23 @@ class Captioning:
         except EngineError as error:
             raise service_error(error) from error
 
-    async def _caption_one(self, image: ImageInput, task: CaptionTask, places: Places) -> ImageOutcome:
+    async def _one(self, image: ImageInput, submit: Submit, deadline: float, places: Places) -> ImageOutcome:
         started = time.perf_counter()
         try:
-            pixels, facts = await self._read(image, task)
+            pixels, facts = await self._read(image, deadline)
         except ServiceError as error:
             self.on_rejected(error.type)
             return ImageOutcome(image.file_name, error=error)
         outcome = ImageOutcome(image.file_name, image=facts, read_s=time.perf_counter() - started)
-        return await self._answer(outcome, pixels, task, places)
+        try:
+            answer = await asyncio.wrap_future(submit(pixels, places=places))
+        except (EngineError, OptionError) as error:
+            return replace(outcome, error=service_error(error))
+        if isinstance(answer, ImageScores):
+            return replace(outcome, scores=answer)
+        return replace(outcome, answer=answer)
 
-    async def _read(self, image: ImageInput, task: CaptionTask) -> tuple[Tensor, ImageFacts | None]:
+    async def _read(self, image: ImageInput, deadline: float) -> tuple[Tensor, ImageFacts | None]:
         if isinstance(image.content, ServiceError):
             raise image.content
         if isinstance(image.content, tuple):
@@ -138,25 +210,13 @@ class Captioning:
             self.pool, with_request_id, self._read_pixels, image.content
         )
         try:
-            async with asyncio.timeout(task.deadline - time.monotonic()):
+            async with asyncio.timeout(deadline - time.monotonic()):
                 return await reading
         except TimeoutError as error:
             raise DeadlineExceededError("the image was not decoded in time; the service is busy") from error
 
     def _read_pixels(self, data: bytes) -> tuple[Tensor, ImageFacts]:
         return read_pixels(data, limits=self.limits, preprocess=self.preprocess)
-
-    async def _answer(
-        self, outcome: ImageOutcome, pixels: Tensor, task: CaptionTask, places: Places
-    ) -> ImageOutcome:
-        try:
-            future = self.engine.submit(
-                pixels, task.options, places=places, request_id=task.request_id, deadline=task.deadline
-            )
-            answer = await asyncio.wrap_future(future)
-        except (EngineError, OptionError) as error:
-            return replace(outcome, error=service_error(error))
-        return replace(outcome, answer=answer)
 
 
 def service_error(error: EngineError | OptionError) -> ServiceError:

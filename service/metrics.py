@@ -5,7 +5,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from service.engine.observer import Failure, Stage
-from service.engine.results import ImageCaptions, Priority
+from service.engine.results import ImageCaptions, ImageScores, Priority
 from service.engine.speed import Speed
 
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -86,7 +86,7 @@ class Metrics:
         )
         self.images = Counter(
             "semicap_images_total",
-            "Images by outcome: captioned, lost in the engine, or the problem type.",
+            "Images by outcome: captioned, scored, lost in the engine, or the problem type.",
             ("outcome",),
             registry=registry,
         )
@@ -190,6 +190,9 @@ class Metrics:
         self.images.labels("captioned").inc()
         if result.captions:
             self.clip_score.observe(result.captions[0].clip_score)
+
+    def scored(self, result: ImageScores) -> None:
+        self.images.labels("scored").inc()
 
     def lost(self, reason: Failure) -> None:
         self.images.labels(reason).inc()

@@ -16,7 +16,7 @@ from service.errors import InvalidOptionError, UnknownOptionError
 OPTION_NAMES = tuple(field.name for field in fields(CaptionOptions))
 
 _HINTS = get_type_hints(CaptionOptions)
-_EXPECTED = {int: "a whole number", float: "a number", str: "text"}
+_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def options_from_text(values: Mapping[str, str]) -> CaptionOptions:

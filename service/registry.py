@@ -17,6 +17,9 @@ from models.checkpoint import (
 )
 from service.errors import ModelNotFoundError
 
+CAPTION_LANGUAGE = "en"
+"""Language of the captions that every model here is trained on, a BCP 47 tag."""
+
 
 class DeviceError(ValueError):
     """A device that does not exist here; the message says what to set."""

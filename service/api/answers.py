@@ -3,70 +3,71 @@
 from collections.abc import Sequence
 from uuid import uuid4
 
+from service.api.caption_json import caption_of, image_info
+from service.api.exchange import Answered
 from service.api.schemas import (
-    Caption,
     CaptionsResponse,
     ImageCaptionsResult,
-    ImageInfo,
+    ImageScoresResult,
     ModelRef,
+    Score,
     ScorerRef,
+    ScoresResponse,
     Timing,
 )
 from service.captioning import ImageOutcome
-from service.engine.results import ScoredCaption, StageTimings
+from service.engine.results import StageTimings, TextScore
 from service.errors import ServiceError
-from service.images import ImageFacts
 from service.problems import problem_of
-from service.registry import ServedModel
+from service.registry import CAPTION_LANGUAGE
 
 
-def captions_response(
-    outcomes: Sequence[ImageOutcome], *, model: ServedModel, body_s: float, total_s: float
-) -> CaptionsResponse:
-    """The answer to a request.
+def captions_response(answered: Answered) -> CaptionsResponse:
+    """The answer to a request for captions.
 
     Raises:
         ServiceError: of the first image's kind, when no image was captioned.
     """
-    if all(outcome.error for outcome in outcomes):
-        raise _none_captioned(outcomes)
-    clip = model.captioner.clip
+    check_any_succeeded(answered.outcomes)
+    clip = answered.model.captioner.clip
     return CaptionsResponse(
         id=f"cap-{uuid4().hex}",
-        model=ModelRef(name=model.name, version=model.version),
+        model=ModelRef(name=answered.model.name, version=answered.model.version),
         scorer=ScorerRef(name=clip.name, revision=clip.revision),
-        results=[_result(index, outcome) for index, outcome in enumerate(outcomes)],
-        timing=_timing(outcomes, body_s=body_s, total_s=total_s),
+        language=CAPTION_LANGUAGE,
+        results=[_result(index, outcome) for index, outcome in enumerate(answered.outcomes)],
+        timing=_timing(answered, [outcome.answer.timings for outcome in answered.outcomes if outcome.answer]),
     )
 
 
-def _none_captioned(outcomes: Sequence[ImageOutcome]) -> ServiceError:
+def scores_response(answered: Answered) -> ScoresResponse:
+    """The answer to a request for scores; raises as captions_response."""
+    check_any_succeeded(answered.outcomes)
+    clip = answered.model.captioner.clip
+    return ScoresResponse(
+        id=f"scores-{uuid4().hex}",
+        scorer=ScorerRef(name=clip.name, revision=clip.revision),
+        results=[_scores_result(index, outcome) for index, outcome in enumerate(answered.outcomes)],
+        timing=_timing(answered, [outcome.scores.timings for outcome in answered.outcomes if outcome.scores]),
+    )
+
+
+def check_any_succeeded(outcomes: Sequence[ImageOutcome]) -> None:
+    """Raises a ServiceError of the first image's kind when none of the images succeeded."""
+    if all(outcome.error for outcome in outcomes):
+        raise _none_succeeded(outcomes)
+
+
+def _none_succeeded(outcomes: Sequence[ImageOutcome]) -> ServiceError:
     errors = [outcome.error for outcome in outcomes if outcome.error]
     first = errors[0]
     if len(errors) == 1:
         return first
     return type(first)(
-        f"none of the {len(errors)} images was captioned; the first: {first.detail}",
+        f"none of the {len(errors)} images could be used; the first: {first.detail}",
         retry_after_s=first.retry_after_s,
         errors=[problem_of(error).model_dump() for error in errors],
     )
-
-
-def caption_of(scored: ScoredCaption) -> Caption:
-    """A caption as it goes over the wire."""
-    return Caption(
-        text=scored.text,
-        clip_similarity=round(scored.clip_similarity, 4),
-        clip_score=round(scored.clip_score, 4),
-        log_likelihood=round(scored.log_likelihood, 4),
-        num_tokens=scored.num_tokens,
-        finish_reason=scored.finish_reason,
-    )
-
-
-def image_info(facts: ImageFacts) -> ImageInfo:
-    """What an answer says of a posted image."""
-    return ImageInfo(width=facts.width, height=facts.height, format=facts.format, sha256=facts.sha256)
 
 
 def _result(index: int, outcome: ImageOutcome) -> ImageCaptionsResult:
@@ -80,16 +81,32 @@ def _result(index: int, outcome: ImageOutcome) -> ImageCaptionsResult:
     )
 
 
-def _timing(outcomes: Sequence[ImageOutcome], *, body_s: float, total_s: float) -> Timing:
-    stages = [outcome.answer.timings for outcome in outcomes if outcome.answer]
+def _scores_result(index: int, outcome: ImageOutcome) -> ImageScoresResult:
+    return ImageScoresResult(
+        index=index,
+        file_name=outcome.file_name,
+        scores=[_score_of(one) for one in outcome.scores.scores] if outcome.scores else [],
+        image=image_info(outcome.image) if outcome.image else None,
+        warnings=list(outcome.image.warnings) if outcome.image else [],
+        error=problem_of(outcome.error) if outcome.error else None,
+    )
+
+
+def _score_of(one: TextScore) -> Score:
+    return Score(
+        text=one.text, clip_similarity=round(one.clip_similarity, 4), clip_score=round(one.clip_score, 4)
+    )
+
+
+def _timing(answered: Answered, stages: Sequence[StageTimings]) -> Timing:
     return Timing(
-        body_ms=_ms(body_s),
-        read_ms=_ms(max(outcome.read_s for outcome in outcomes)),
+        body_ms=_ms(answered.body_s),
+        read_ms=_ms(max(outcome.read_s for outcome in answered.outcomes)),
         queue_ms=_slowest(stages, "queue_s"),
         encode_ms=_slowest(stages, "encode_s"),
         decode_ms=_slowest(stages, "decode_s"),
         score_ms=_slowest(stages, "score_s"),
-        total_ms=_ms(total_s),
+        total_ms=_ms(answered.total_s),
     )
 
 

@@ -19,7 +19,18 @@ from service.api.job_service import JobService
 from service.api.openapi import openapi_of
 from service.api.page import add_page
 from service.api.responses import problem_response
-from service.api.routes import captions, datasets, health, jobs, models
+from service.api.routes import (
+    captions,
+    datasets,
+    health,
+    huggingface,
+    jobs,
+    models,
+    ollama,
+    openai,
+    photoprism,
+    scores,
+)
 from service.api.security import add_security, with_keys_required
 from service.api.stack import middleware_stack, open_paths, tracer_provider_of
 from service.captioning import Captioning
@@ -98,7 +109,7 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
         },
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (captions, datasets, jobs, models, health):
+    for module in (captions, scores, datasets, jobs, models, openai, ollama, photoprism, huggingface, health):
         app.include_router(module.router)
     add_page(app)
     openapi = openapi_of(app)

@@ -1,15 +1,15 @@
 """Work that ends when nobody waits for it any more."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 T = TypeVar("T")
 
 
-async def while_client_waits(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def while_client_waits(request: Request, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled when the client leaves; call it once the body has been read.
 
     Raises:

@@ -4,10 +4,12 @@ import base64
 import binascii
 import reprlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -31,9 +33,9 @@ from service.images import too_many_bytes
 from service.option_reading import OPTION_NAMES, options_from_json, options_from_text, unknown_name
 
 IMAGE_FIELD = "image"
+Body = TypeVar("Body", bound=BaseModel)
 
-_MAX_OPTION_BYTES = 16 * 1024
-_JSON_FIELDS = (*JsonCaptionRequest.model_fields, *JsonImage.model_fields)
+_MAX_FIELD_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,14 @@ async def read_caption_request(request: Request, limits: InputLimits) -> Caption
     Raises:
         ServiceError: wrong content type, no or too many images, wrong option, broken JSON or form.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = content_type_of(request)
     query = _once_each(request.query_params.multi_items())
     if content_type == "multipart/form-data":
         return await _read_form(request, query, limits)
     if content_type == "application/json":
         return await _read_json(request, query, limits)
     if content_type.startswith("image/") or content_type == "application/octet-stream":
-        return CaptionRequest([_posted(await request.body(), limits)], options_from_text(query))
+        return CaptionRequest([posted_image(await request.body(), limits)], options_from_text(query))
     if not content_type and not await request.body():
         raise NoImageError("the request has no body; post an image, a form with `image`, or JSON")
     raise UnsupportedMediaTypeError(
@@ -75,25 +77,73 @@ async def read_caption_request(request: Request, limits: InputLimits) -> Caption
     )
 
 
-async def _read_form(request: Request, query: dict[str, str], limits: InputLimits) -> CaptionRequest:
+def only_image(images: Sequence[ImageInput]) -> ImageInput:
+    """The image of a request that takes one; raises TooManyImagesError."""
+    if len(images) > 1:
+        raise TooManyImagesError(
+            f"the request has {len(images)} images; a stream is about one: send several requests",
+            max_images=1,
+        )
+    return images[0]
+
+
+def content_type_of(request: Request) -> str:
+    """The media type of the body, lower case and without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+@asynccontextmanager
+async def parsed_form(request: Request, limits: InputLimits, *, max_fields: int) -> AsyncIterator[FormData]:
+    """A form with no more files and fields than allowed.
+
+    Raises:
+        TooManyImagesError, InvalidRequestError: it has more, or cannot be parsed.
+    """
     try:
         form = await request.form(
-            max_files=limits.max_images + 1, max_fields=2 * len(OPTION_NAMES), max_part_size=_MAX_OPTION_BYTES
+            max_files=limits.max_images + 1, max_fields=max_fields, max_part_size=_MAX_FIELD_BYTES
         )
     except HTTPException as error:  # starlette's answer to a form that it cannot parse
         if error.detail.startswith("Too many files"):
             raise _too_many_images(limits) from error
         raise InvalidRequestError(f"the form cannot be read: {error.detail}") from error
     try:
-        uploads, texts = _split_form(form)
-        _check_count(len(uploads), limits)
-        options = options_from_text(query | texts)
-        return CaptionRequest([await _uploaded(upload, limits) for upload in uploads], options)
+        yield form
     finally:
         await form.close()
 
 
-def _split_form(form: FormData) -> tuple[list[UploadFile], dict[str, str]]:
+async def form_images(uploads: Sequence[UploadFile], limits: InputLimits) -> list[ImageInput]:
+    """The files of a form; raises NoImageError and TooManyImagesError."""
+    check_count(len(uploads), limits)
+    return [await _uploaded(upload, limits) for upload in uploads]
+
+
+async def json_images(request: Request, images: Sequence[JsonImage], limits: InputLimits) -> list[ImageInput]:
+    """The images of a JSON body, fetched where they are URLs; raises NoImageError and TooManyImagesError."""
+    check_count(len(images), limits)
+    fetched = await fetch_each([one.url for one in images], limits.fetcher, request.state.take_body_bytes)
+    pairs = list(zip(images, fetched, strict=True))
+    return await run_in_threadpool(lambda: [_json_input(image, got, limits) for image, got in pairs])
+
+
+async def _read_form(request: Request, query: dict[str, str], limits: InputLimits) -> CaptionRequest:
+    async with parsed_form(request, limits, max_fields=2 * len(OPTION_NAMES)) as form:
+        uploads, texts = split_form(form, OPTION_NAMES)
+        check_count(len(uploads), limits)
+        options = options_from_text(query | _once_each(texts))
+        return CaptionRequest(await form_images(uploads, limits), options)
+
+
+def split_form(form: FormData, names: tuple[str, ...]) -> tuple[list[UploadFile], list[tuple[str, str]]]:
+    """Files and text fields of a form.
+
+    Args:
+        names: of the text fields that there are.
+
+    Raises:
+        InvalidRequestError, UnknownOptionError: a field that is not what its name says or not known.
+    """
     uploads = [
         value for _, value in form.multi_items() if isinstance(value, UploadFile) and not _is_blank(value)
     ]
@@ -107,10 +157,10 @@ def _split_form(form: FormData) -> tuple[list[UploadFile], dict[str, str]]:
             raise InvalidRequestError(
                 f"the file is in the form field {reprlib.repr(name)}; put it into 'image'"
             )
-        if name not in (IMAGE_FIELD, *OPTION_NAMES):
-            detail, extensions = unknown_name(name, (IMAGE_FIELD, *OPTION_NAMES), kind="form field")
+        if name not in (IMAGE_FIELD, *names):
+            detail, extensions = unknown_name(name, (IMAGE_FIELD, *names), kind="form field")
             raise UnknownOptionError(detail, option=name[:100], **extensions)
-    return uploads, _once_each(texts)
+    return uploads, texts
 
 
 def _is_blank(upload: UploadFile) -> bool:
@@ -125,34 +175,37 @@ async def _uploaded(upload: UploadFile, limits: InputLimits) -> ImageInput:
 
 
 async def _read_json(request: Request, query: dict[str, str], limits: InputLimits) -> CaptionRequest:
-    body = await request.body()
-    parsed = await run_in_threadpool(_parse_json, body)
-    _check_count(len(parsed.images), limits)
+    parsed = await parsed_json(request, JsonCaptionRequest)
+    check_count(len(parsed.images), limits)
     options = options_from_json(parsed.options, query=query)
-    urls = [image.url for image in parsed.images]
-    fetched = await fetch_each(urls, limits.fetcher, request.state.take_body_bytes)
-    pairs = list(zip(parsed.images, fetched, strict=True))
-    images = await run_in_threadpool(lambda: [_json_input(image, got, limits) for image, got in pairs])
-    return CaptionRequest(images, options)
+    return CaptionRequest(await json_images(request, parsed.images, limits), options)
 
 
-def _parse_json(body: bytes) -> JsonCaptionRequest:
+async def read_json(request: Request, limits: InputLimits, *, model: type[Body]) -> Body:
+    """A body that has to be JSON, whatever its content type says: many clients send none."""
+    return await parsed_json(request, model)
+
+
+async def parsed_json(request: Request, model: type[Body]) -> Body:
+    """The JSON body as a model; raises InvalidRequestError with the place of the first mistake."""
+    body = await request.body()
     try:
-        return JsonCaptionRequest.model_validate_json(body)
+        return await run_in_threadpool(model.model_validate_json, body)
     except ValidationError as error:
-        raise _invalid_json(error) from error
+        raise _invalid_json(error, model) from error
 
 
-def _invalid_json(error: ValidationError) -> ServiceError:
+def _invalid_json(error: ValidationError, model: type[BaseModel]) -> ServiceError:
     errors = error.errors(include_url=False, include_input=False)
     for one in errors:  # first: a mistyped name also shows as a missing one
         if one["type"] == "extra_forbidden":
-            detail, extensions = unknown_name(str(one["loc"][-1]), _JSON_FIELDS, kind="JSON field")
+            known = (*model.model_fields, *JsonImage.model_fields)
+            detail, extensions = unknown_name(str(one["loc"][-1]), known, kind="JSON field")
             return InvalidRequestError(detail, **extensions)
     first = errors[0]
     where = ".".join(str(part) for part in first["loc"])
     message = f"{where}: {first['msg']}" if where else first["msg"]
-    return InvalidRequestError(f"the JSON body is not a caption request: {message}")
+    return InvalidRequestError(f"the JSON body is not what is asked for here: {message}")
 
 
 def _json_input(image: JsonImage, fetched: bytes | ServiceError | None, limits: InputLimits) -> ImageInput:
@@ -174,7 +227,8 @@ def _from_base64(text: str, limits: InputLimits) -> bytes | ServiceError:
         return BrokenImageError("`data` is not base64; encode the image file's bytes")
 
 
-def _posted(data: bytes, limits: InputLimits) -> ImageInput:
+def posted_image(data: bytes, limits: InputLimits) -> ImageInput:
+    """The image that is a body; raises NoImageError."""
     if not data:
         raise NoImageError("the request body is empty; post the bytes of an image")
     return ImageInput(
@@ -182,7 +236,8 @@ def _posted(data: bytes, limits: InputLimits) -> ImageInput:
     )
 
 
-def _check_count(count: int, limits: InputLimits) -> None:
+def check_count(count: int, limits: InputLimits) -> None:
+    """Raises NoImageError or TooManyImagesError."""
     if count == 0:
         raise NoImageError(f"the request has no image; put one or more files into the field {IMAGE_FIELD!r}")
     if count > limits.max_images:

@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.adapters.error_shapes import in_clients_shape
 from service.api.responses import problem_response
 from service.errors import QueueFullError, RequestTooLargeError, ServiceError, StoppingError
 from service.lifecycle import Lifecycle
@@ -78,17 +79,18 @@ class RequestContextMiddleware:
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
+        answer = in_clients_shape(send_with_id, path=scope["path"])
         try:
-            await self.app(scope, receive, send_with_id)
+            await self.app(scope, receive, answer)
         except ClientDisconnect:
             status = CLIENT_GONE_STATUS
         except ServiceError as error:  # of a middleware; those of routes are answered further in
-            await problem_response(error)(scope, receive, send_with_id)
+            await problem_response(error)(scope, receive, answer)
         except Exception:
             log.exception("request_failed", path=scope["path"])
             if status:
                 raise
-            await problem_response(ServiceError(_OUR_FAULT))(scope, receive, send_with_id)
+            await problem_response(ServiceError(_OUR_FAULT))(scope, receive, answer)
         finally:
             self._record(scope, status=status or CLIENT_GONE_STATUS, seconds=time.perf_counter() - started)
 

@@ -1,21 +1,35 @@
 """What goes over the wire as JSON."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from service.problems import Problem
 
 MAX_EMBEDDING_NUMBERS = 4096
+MAX_TEXTS = 256
+MAX_TEXT_CHARS = 1000
+
+Base64: TypeAlias = Annotated[str, Field(json_schema_extra={"format": "byte"})]
+
+_SOURCES = ("data", "embedding", "url")
+
+
+def _one_source(schema: dict[str, Any]) -> None:
+    """Says in JSON schema that one of the sources is given, and not null."""
+    kinds = {name: {"type": "null"} for name in _SOURCES}
+    schema["oneOf"] = [
+        {"required": [name], "properties": kinds | {name: {"not": {"type": "null"}}}} for name in _SOURCES
+    ]
 
 
 class JsonImage(BaseModel):
     """One image of a JSON request: exactly one of `data`, `embedding` and `url`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_one_source)
 
-    data: str | None = Field(None, description="The image file in base64, plain or as a data URL.")
-    embedding: list[float] | None = Field(
+    data: Base64 | None = Field(None, description="The image file in base64, plain or as a data URL.")
+    embedding: list[Annotated[float, Strict()]] | None = Field(
         None,
         max_length=MAX_EMBEDDING_NUMBERS,
         description="The image's embedding by this service's scorer; its length does not matter.",
@@ -25,7 +39,7 @@ class JsonImage(BaseModel):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "JsonImage":
-        given = [name for name in ("data", "embedding", "url") if getattr(self, name) is not None]
+        given = [name for name in _SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of data, embedding and url; {len(given)} are given")
         return self
@@ -107,7 +121,62 @@ class CaptionsResponse(BaseModel):
     id: str
     model: ModelRef
     scorer: ScorerRef
+    language: str = Field(description="Language of the captions, a BCP 47 tag.")
     results: list[ImageCaptionsResult]
+    timing: Timing
+
+
+class Token(BaseModel):
+    """Data of a `token` event of /v1/captions/stream: what became certain of a caption."""
+
+    index: int = Field(description="Which of the captions; always 0 with `greedy`.")
+    text: str = Field(description="Comes after what was sent of this caption before; it is never taken back.")
+
+
+class Hypothesis(BaseModel):
+    """Data of a `hypothesis` event of /v1/captions/stream: a beam search's best caption so far."""
+
+    text: str = Field(description="Replaces what the last such event said; the result may be yet another.")
+
+
+class JsonScoreRequest(BaseModel):
+    """A request for scores in JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: list[JsonImage] = Field(min_length=1)
+    texts: list[Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)]] = Field(
+        min_length=1, max_length=MAX_TEXTS, description="Every text is compared with every image."
+    )
+
+
+class Score(BaseModel):
+    """How well one text fits one image."""
+
+    text: str
+    clip_similarity: float = Field(description="Cosine of image and text by the scorer, -1..1.")
+    clip_score: float = Field(description="2.5 x max(clip_similarity, 0), 0..2.5 (arXiv 2104.08718).")
+
+
+class ImageScoresResult(BaseModel):
+    """What became of one image: a score for each text, or an error."""
+
+    index: int = Field(description="Place of the image in the request, from 0.")
+    file_name: str | None
+    scores: list[Score] = Field(description="In the order of the texts; empty when there is an error.")
+    image: ImageInfo | None = Field(
+        description="Null for an embedding and for an image that could not be read."
+    )
+    warnings: list[str]
+    error: Problem | None
+
+
+class ScoresResponse(BaseModel):
+    """Scores of all images of a request."""
+
+    id: str
+    scorer: ScorerRef
+    results: list[ImageScoresResult]
     timing: Timing
 
 
@@ -125,7 +194,7 @@ class ModelInfo(BaseModel):
     step: int = Field(description="Training steps of that stage.")
     parent: str | None = Field(description="Version that it was trained from.")
     scorer: ScorerRef
-    language: str = Field("en", description="Language of its captions.")
+    language: str = Field(description="Language of its captions, a BCP 47 tag.")
 
 
 class ModelDetail(ModelInfo):

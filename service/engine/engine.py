@@ -5,32 +5,28 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
 from models.captioner import Captioner
+from models.generation import GenerationOptions
 from service.engine.deadlines import DeadlineWatch
-from service.engine.errors import (
-    DeadlineExceededError,
-    EngineDeadError,
-    EngineStoppedError,
-    QueueFullError,
-)
-from service.engine.inputs import check_image
-from service.engine.observer import SILENT, EngineObserver, Failure
+from service.engine.errors import EngineDeadError, EngineStoppedError, QueueFullError
+from service.engine.inputs import check_captionable, check_image
+from service.engine.observer import SILENT, EngineObserver, failure_of
 from service.engine.offline import CaptionStream
 from service.engine.options import CaptionOptions
 from service.engine.pipeline import Pipeline
 from service.engine.places import Places
 from service.engine.rate import RateMeter
-from service.engine.results import ImageCaptions, Priority
+from service.engine.results import ImageCaptions, ImageScores, Priority
 from service.engine.settings import DEFAULTS, EngineSettings
 from service.engine.speed import with_speed
 from service.engine.threads import limit_threads
 from service.engine.waiting import WaitingLine
 from service.engine.warmup import warm_up
-from service.engine.work import Work, fail
+from service.engine.work import Texts, TokenListener, Work, fail
 
 __all__ = ["Engine", "EngineSettings", "Places"]
 
@@ -133,14 +129,17 @@ class Engine:
         places: Places | None = None,
         request_id: Hashable = None,
         deadline: float | None = None,
+        on_tokens: TokenListener | None = None,
     ) -> Future[ImageCaptions]:
-        """Queues one image.
+        """Queues one image to be captioned.
 
         Args:
             image: UInt8 pixels (3, height, width) of the model's size, or its Float CLIP embedding (embed).
             places: where the place comes from (and its priority); None reserves one interactive place.
             request_id: images of one id take turns with those of others; None is a request of its own.
             deadline: time.monotonic() by which the captions must be there.
+            on_tokens: called on the engine's thread after each token with the ids so far by index of the
+                caption; of a beam its best hypothesis. It must be quick.
 
         Returns:
             A future of ImageCaptions or of DeadlineExceededError, CaptioningError, EngineStoppedError or
@@ -150,18 +149,32 @@ class Engine:
             InvalidInputError, OptionError: nothing was queued; the place is still the caller's.
             QueueFullError, EngineStoppedError, EngineDeadError: as in reserve, when `places` is None.
         """
-        check_image(image, self._captioner)
+        check_captionable(image, self._captioner)
         max_tokens = self._captioner.config.max_tokens
         generation = options.to_generation(self._captioner.tokenizer, max_tokens=max_tokens)
-        if places is None:
-            places = self.reserve()
-        request_id = object() if request_id is None else request_id
-        work = Work(image, options, generation, request_id, places.priority, time.monotonic())
-        self._accept(work, places)
-        work.future.add_done_callback(lambda done: self._settled(work))
-        if deadline is not None:
-            self._deadlines.watch(work.future, deadline=deadline, number=work.number)
-        return work.future
+        places = places or self.reserve()
+        work = Work(image, options, generation, request_id, places.priority, on_tokens=on_tokens)
+        return self._queue(work, places, deadline=deadline)
+
+    def submit_scores(
+        self,
+        image: Tensor,
+        texts: Texts,
+        *,
+        places: Places | None = None,
+        request_id: Hashable = None,
+        deadline: float | None = None,
+    ) -> Future[ImageScores]:
+        """Queues one image whose similarity with given texts is asked for; otherwise as submit.
+
+        Args:
+            texts: pass the same object for all images of a request: the texts are encoded once.
+        """
+        check_image(image, self._captioner)
+        places = places or self.reserve()
+        generation = GenerationOptions("greedy")
+        work = Work(image, CaptionOptions(), generation, request_id, places.priority, texts=texts)
+        return self._queue(work, places, deadline=deadline)
 
     def caption_many(
         self, images: Iterable[tuple[Key, Tensor]], options: CaptionOptions
@@ -184,7 +197,7 @@ class Engine:
         if self._state not in states:
             raise EngineStoppedError(f"the engine is {self._state}: it takes no images")
 
-    def _accept(self, work: Work, places: Places) -> None:
+    def _queue(self, work: Work, places: Places, *, deadline: float | None) -> Future[Any]:
         with self._changed:
             self._require("running", "draining")
             places.take()
@@ -192,6 +205,10 @@ class Engine:
             self._accepted.add(work)
             self._line.push(work)
             self._changed.notify_all()
+        work.future.add_done_callback(lambda done: self._settled(work))
+        if deadline is not None:
+            self._deadlines.watch(work.future, deadline=deadline, number=work.number)
+        return work.future
 
     def _settled(self, work: Work) -> None:
         """Runs once for each image, on the thread that answered or cancelled it."""
@@ -204,9 +221,11 @@ class Engine:
             work.future.set_running_or_notify_cancel()
             self._observer.lost("cancelled")
         elif (error := work.future.exception()) is not None:
-            self._observer.lost(_failure(error))
-        else:
+            self._observer.lost(failure_of(error))
+        elif work.texts is None:
             self._observer.captioned(work.future.result())
+        else:
+            self._observer.scored(work.future.result())
 
     def _run(self) -> None:
         try:
@@ -245,9 +264,8 @@ class Engine:
         began = time.monotonic()
         pipeline.drop_settled()
         works = self._next_works(pipeline)
-        if works:
-            pipeline.admit(works)
-        ended = 0 if pipeline.is_empty else pipeline.step()
+        ended = pipeline.admit(works) if works else 0
+        ended += 0 if pipeline.is_empty else pipeline.step()
         self._rate.add(images=ended, seconds=time.monotonic() - began)
 
     def _next_works(self, pipeline: Pipeline) -> list[Work]:
@@ -268,9 +286,3 @@ class Engine:
         self._deadlines.stop()
         for work in left:
             fail(work.future, error)
-
-
-def _failure(error: BaseException) -> Failure:
-    if isinstance(error, DeadlineExceededError):
-        return "deadline"
-    return "stopped" if isinstance(error, (EngineStoppedError, EngineDeadError)) else "failed"

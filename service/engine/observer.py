@@ -2,11 +2,19 @@
 
 from typing import Literal, Protocol
 
-from service.engine.results import ImageCaptions, Priority
+from service.engine.errors import DeadlineExceededError, EngineDeadError, EngineStoppedError
+from service.engine.results import ImageCaptions, ImageScores, Priority
 from service.engine.speed import Speed
 
 Stage = Literal["encode", "prefill", "decode", "score"]
 Failure = Literal["deadline", "cancelled", "failed", "stopped"]
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What the engine's error counts as."""
+    if isinstance(error, DeadlineExceededError):
+        return "deadline"
+    return "stopped" if isinstance(error, (EngineStoppedError, EngineDeadError)) else "failed"
 
 
 class EngineObserver(Protocol):
@@ -27,8 +35,11 @@ class EngineObserver(Protocol):
     def captioned(self, result: ImageCaptions) -> None:
         """An image was answered."""
 
+    def scored(self, result: ImageScores) -> None:
+        """Given texts were scored against an image."""
+
     def lost(self, reason: Failure) -> None:
-        """An image was accepted and not captioned."""
+        """An image was accepted and not answered."""
 
 
 class SilentObserver:
@@ -43,6 +54,8 @@ class SilentObserver:
     def stage_done(self, stage: Stage, *, batch_size: int, seconds: float) -> None: ...
 
     def captioned(self, result: ImageCaptions) -> None: ...
+
+    def scored(self, result: ImageScores) -> None: ...
 
     def lost(self, reason: Failure) -> None: ...
 

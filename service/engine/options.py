@@ -6,6 +6,7 @@ from typing import Literal, Protocol, get_args
 from models.generation import GenerationOptions, OptionError, Strategy, check_limits, described, metadata_of
 
 RankBy = Literal["clip", "likelihood"]
+FinalStop = Literal["keep", "add", "remove"]
 MAX_PREFIX_CHARS = 200
 
 
@@ -55,6 +56,19 @@ class CaptionOptions:
         default=None,
         metadata=described(
             "Characters at which a caption is cut, never inside a word.", minimum=1, maximum=10_000
+        ),
+    )
+    one_sentence: bool = field(
+        default=False, metadata=described("Whether the caption ends with its first sentence.")
+    )
+    sentence_case: bool = field(
+        default=False, metadata=described("Whether the caption begins with a capital letter.")
+    )
+    final_stop: FinalStop = field(
+        default="keep",
+        metadata=described(
+            "The stop at the end: keep what was written, add one where none is, or remove it.",
+            choices=get_args(FinalStop),
         ),
     )
     model: str | None = field(

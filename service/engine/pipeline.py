@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -14,8 +14,8 @@ from models.decoding import Decoded, DecodingBatch
 from models.image_features import ImageFeatures
 from service.engine.errors import CaptioningError
 from service.engine.observer import EngineObserver, Stage
-from service.engine.results import ImageCaptions, StageTimings
-from service.engine.scoring import score_images
+from service.engine.results import ImageCaptions, ImageScores, StageTimings
+from service.engine.scoring import score_images, score_texts
 from service.engine.settings import EngineSettings
 from service.engine.work import Work, answer, fail
 
@@ -45,20 +45,26 @@ class Pipeline:
         return self._batch.has_room([work.generation for work in works])
 
     @torch.inference_mode()
-    def admit(self, works: Sequence[Work]) -> None:
-        """Encodes images as one batch and writes the first token of each."""
+    def admit(self, works: Sequence[Work]) -> int:
+        """Encodes images as one batch; scores those with given texts, writes the first token of the rest.
+
+        Returns:
+            How many images are answered already.
+        """
         for work in works:
             work.queue_s = _next_stage(work)
             self._observer.admitted(queue_s=work.queue_s, priority=work.priority)
         prefixes = self._run("encode", works, lambda: self._encode(works))
         if prefixes is None:
-            return
+            return len(works)
         for work in works:
             work.encode_s = _next_stage(work)
-        options = [work.generation for work in works]
-        tickets = self._run("prefill", works, lambda: self._batch.add(prefixes, options))
-        if tickets is not None:
-            self._in_flight.update(zip(tickets, works, strict=True))
+        to_score = [work for work in works if work.texts is not None]
+        for work in to_score:
+            self._score_texts(work)
+        if len(to_score) < len(works):
+            self._begin([work for work in works if work.texts is None], prefixes)
+        return len(to_score)
 
     @torch.inference_mode()
     def step(self) -> int:
@@ -70,6 +76,7 @@ class Pipeline:
             self._batch = self._new_batch()
             return len(works)
         self._answer(ended)
+        self._tell_tokens(self._in_flight)
         return len(ended)
 
     def drop_settled(self) -> None:
@@ -115,13 +122,14 @@ class Pipeline:
         )
         return result
 
-    def _encode(self, works: Sequence[Work]) -> Float[Tensor, "images prefix width"]:
-        """Prefixes in the order of the images; each work keeps its embedding for the scores."""
-        pixels = [work for work in works if work.has_pixels]
-        embedded = [work for work in works if not work.has_pixels]
-        parts = [self._prefix(group, self._features(group)) for group in (pixels, embedded) if group]
-        order = {work.number: at for at, work in enumerate([*pixels, *embedded])}
-        return torch.cat(parts)[[order[work.number] for work in works]]
+    def _encode(self, works: Sequence[Work]) -> dict[int, Float[Tensor, "prefix width"]]:
+        """Prefixes of the images to caption, by number; each work keeps its embedding for the scores."""
+        prefixes: dict[int, Tensor] = {}
+        for has_pixels in (True, False):
+            group = [work for work in works if work.has_pixels is has_pixels]
+            if group:
+                prefixes |= self._prefixes(group, self._features(group))
+        return prefixes
 
     def _features(self, works: Sequence[Work]) -> ImageFeatures:
         images = torch.stack([work.image for work in works]).to(self._captioner.device)
@@ -130,10 +138,48 @@ class Pipeline:
         unit = torch.nn.functional.normalize(images.float(), dim=-1)
         return ImageFeatures(unit, norm=images.float().norm(dim=-1))
 
-    def _prefix(self, works: Sequence[Work], features: ImageFeatures) -> Float[Tensor, "images prefix width"]:
+    def _prefixes(
+        self, works: Sequence[Work], features: ImageFeatures
+    ) -> dict[int, Float[Tensor, "prefix width"]]:
         for work, embedding in zip(works, features.embedding, strict=True):
             work.embedding = embedding
-        return self._captioner.prefix(features)
+        if all(work.texts is not None for work in works):
+            return {}
+        numbers = [work.number for work in works]
+        return dict(zip(numbers, self._captioner.prefix(features), strict=True))
+
+    def _begin(self, works: Sequence[Work], prefixes: dict[int, Float[Tensor, "prefix width"]]) -> None:
+        own = torch.stack([prefixes[work.number] for work in works])
+        options = [work.generation for work in works]
+        tickets = self._run("prefill", works, lambda: self._batch.add(own, options))
+        if tickets is not None:
+            joined = dict(zip(tickets, works, strict=True))
+            self._in_flight.update(joined)
+            self._tell_tokens(joined)
+
+    def _tell_tokens(self, works: Mapping[int, Work]) -> None:
+        for ticket, work in works.items():
+            if work.on_tokens is None or not (written := self._batch.written(ticket)):
+                continue
+            try:
+                work.on_tokens(written)
+            except Exception:
+                log.exception("a listener to tokens failed; it is told no more")
+                work.on_tokens = None
+
+    def _score_texts(self, work: Work) -> None:
+        embedding, texts = work.embedding, work.texts
+        if embedding is None or texts is None:
+            raise ValueError("an image to score has an embedding and texts")
+        scores = self._run(
+            "score",
+            [work],
+            lambda: score_texts(embedding, texts, clip=self._captioner.clip),
+            batch_size=len(texts.texts),
+        )
+        if scores is not None:
+            timings = StageTimings(work.queue_s, work.encode_s, 0.0, _next_stage(work))
+            answer(work.future, ImageScores(scores, timings))
 
     def _answer(self, ended: Iterable[Decoded]) -> None:
         finished: list[tuple[Work, Decoded]] = []

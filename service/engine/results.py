@@ -39,6 +39,23 @@ class StageTimings:
 
 
 @dataclass(frozen=True)
+class TextScore:
+    """How well a given text fits an image; the numbers are those of ScoredCaption."""
+
+    text: str
+    clip_similarity: float
+    clip_score: float
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """Scores of one image, in the order of the texts, and where the time went."""
+
+    scores: tuple[TextScore, ...]
+    timings: StageTimings
+
+
+@dataclass(frozen=True)
 class ImageCaptions:
     """Captions of one image, best first, and where the time went."""
 

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from models.clip import ClipEncoder
 from models.generation import Candidate
-from models.similarity import clip_score, clip_similarity
+from models.similarity import clip_score, clip_similarities, clip_similarity
 from models.tokenizer import CaptionTokenizer
 from service.engine.options import CaptionOptions
-from service.engine.results import ScoredCaption
-from service.engine.text import cut_at_word
+from service.engine.results import ScoredCaption, TextScore
+from service.engine.text import finished_text
+from service.engine.work import Texts
 
 MAX_TEXTS = 128
 """Texts encoded at a time; bounds the memory of a batch in which everything ends at once."""
@@ -28,7 +29,7 @@ def score_images(
 ) -> list[tuple[ScoredCaption, ...]]:
     """For each image its captions with their scores, ranked and cut to the number asked for."""
     texts = [
-        [cut_at_word(tokenizer.decode(one.token_ids), max_chars=asked.max_chars) for one in several]
+        [finished_text(tokenizer.decode(one.token_ids), asked) for one in several]
         for several, asked in zip(candidates, options, strict=True)
     ]
     flat = [text for several in texts for text in several]
@@ -39,6 +40,17 @@ def score_images(
         rank([_scored(one, text, *next(scores)) for one, text in zip(*pair, strict=True)], asked)
         for *pair, asked in zip(candidates, texts, options, strict=True)
     ]
+
+
+def score_texts(
+    embedding: Float[Tensor, "embed"], given: Texts, *, clip: ClipEncoder
+) -> tuple[TextScore, ...]:
+    """How well each of the given texts fits an image; encoded once for all images that share them."""
+    if given.embeddings is None:
+        given.embeddings = encode_texts(clip, given.texts)
+    similarities = clip_similarities(embedding.unsqueeze(0), given.embeddings)[0]
+    numbers = zip(given.texts, similarities.tolist(), clip_score(similarities).tolist(), strict=True)
+    return tuple(TextScore(text, similarity, score) for text, similarity, score in numbers)
 
 
 def encode_texts(clip: ClipEncoder, texts: Sequence[str]) -> Float[Tensor, "texts embed"]:

@@ -1,20 +1,30 @@
 """One image on its way through the engine."""
 
-from collections.abc import Hashable
+import time
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from models.generation import GenerationOptions
 from service.engine.options import CaptionOptions
-from service.engine.results import ImageCaptions, Priority
+from service.engine.results import ImageCaptions, ImageScores, Priority
 
-Answer: TypeAlias = Future[ImageCaptions]
+Answer: TypeAlias = Future[Any]  # of ImageCaptions, or of ImageScores where texts were given
+TokenListener: TypeAlias = Callable[[Mapping[int, list[int]]], object]
 _numbers = count()
+
+
+@dataclass(eq=False)
+class Texts:
+    """Texts to score, shared by all images of a request; encoded with the first of them."""
+
+    texts: tuple[str, ...]
+    embeddings: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -23,6 +33,9 @@ class Work:
 
     Args:
         image: uint8 pixels or a float embedding.
+        texts: what to score instead of writing captions.
+        on_tokens: told after each token what is written so far (DecodingBatch.written).
+        request_id: images of one id take turns with those of others; None is a request of its own.
         stage_began: time.monotonic() when the image entered the stage that it is in.
         embedding: CLIP's unit vector of the image, once it is encoded.
     """
@@ -32,19 +45,24 @@ class Work:
     generation: GenerationOptions
     request_id: Hashable
     priority: Priority
-    stage_began: float
+    texts: Texts | None = None
+    on_tokens: TokenListener | None = None
+    stage_began: float = field(default_factory=time.monotonic)
     future: Answer = field(default_factory=Future)
     number: int = field(default_factory=lambda: next(_numbers))
     embedding: Tensor | None = None
     queue_s: float = 0.0
     encode_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.request_id = object() if self.request_id is None else self.request_id
+
     @property
     def has_pixels(self) -> bool:
         return self.image.ndim == 3
 
 
-def answer(future: Answer, result: ImageCaptions) -> None:
+def answer(future: Answer, result: ImageCaptions | ImageScores) -> None:
     """Settles a future; the caller may have cancelled it, or its deadline been first."""
     with suppress(InvalidStateError):
         future.set_result(result)

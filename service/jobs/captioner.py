@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from service.api.answers import caption_of, image_info
+from service.api.caption_json import caption_of, image_info
 from service.captioning import service_error
 from service.engine.engine import Engine
 from service.engine.errors import EngineDeadError, EngineError, EngineStoppedError

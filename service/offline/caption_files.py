@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from service.api.answers import caption_of, image_info
+from service.api.caption_json import caption_of, image_info
 from service.captioning import service_error
 from service.engine.engine import Engine
 from service.engine.errors import EngineError

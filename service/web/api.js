@@ -1,6 +1,7 @@
 /** Requests to the service. Addresses are relative, so the page also works below a proxy's path. */
 
 import { askForKey, wantsKey, withKey } from './access.js';
+import { readEvents } from './events.js';
 
 /**
  * @typedef {object} Caption
@@ -24,7 +25,17 @@ import { askForKey, wantsKey, withKey } from './access.js';
  * @property {{name: string, revision: string}} scorer
  * @property {{total_ms: number}} timing
  *
- * @typedef {{name: string, version: string, is_active: boolean, scorer: {name: string}}} Model
+ * @typedef {object} Model
+ * @property {string} id
+ * @property {string} name
+ * @property {string} version
+ * @property {boolean} is_active
+ * @property {string} stage
+ * @property {number} step
+ * @property {string | null} parent
+ * @property {string} language
+ * @property {number} created seconds since 1970
+ * @property {{name: string, revision: string}} scorer
  */
 
 const ANSWER_LIMIT_MS = 180_000;
@@ -52,18 +63,18 @@ export class RequestFailed extends Error {
  * @param {File} file
  * @param {Record<string, string | number>} options
  * @param {AbortSignal} signal gives the photo up
+ * @param {(drafts: string[]) => void} onDrafts is told what is written of each caption so far
  * @returns {Promise<Answer>}
  * @throws {RequestFailed}
  */
-export async function requestCaptions(file, options, signal) {
+export async function requestCaptions(file, options, signal, onDrafts) {
   const body = new FormData();
   body.append('image', file, file.name);
   for (const [name, value] of Object.entries(options)) body.append(name, String(value));
   const limit = AbortSignal.timeout(ANSWER_LIMIT_MS);
   const init = { method: 'POST', body, signal: AbortSignal.any([signal, limit]) };
-  const { results, model, scorer, timing } = await requestJson('v1/captions', init);
+  const { results, model, scorer, timing } = await requestResult('v1/captions/stream', init, onDrafts);
   const [result] = results;
-  if (result.error) throw new RequestFailed(result.error);
   return { captions: result.captions, image: result.image, warnings: result.warnings, model, scorer, timing };
 }
 
@@ -82,14 +93,25 @@ export async function findReadinessProblem() {
 }
 
 /**
- * The model that answers when none is named.
+ * The models that the service has.
  *
- * @returns {Promise<Model | undefined>}
+ * @returns {Promise<Model[]>}
  * @throws {RequestFailed}
  */
-export async function fetchActiveModel() {
-  const { data } = await requestJson('v1/models', { signal: AbortSignal.timeout(CHECK_LIMIT_MS) });
-  return data.find((/** @type {Model} */ model) => model.is_active);
+export async function fetchModels() {
+  return (await requestJson('v1/models', { signal: AbortSignal.timeout(CHECK_LIMIT_MS) })).data;
+}
+
+/**
+ * A model's card, Markdown.
+ *
+ * @param {string} id
+ * @returns {Promise<string>}
+ * @throws {RequestFailed}
+ */
+export async function fetchCard(id) {
+  const address = `v1/models/${encodeURIComponent(id)}`;
+  return (await requestJson(address, { signal: AbortSignal.timeout(CHECK_LIMIT_MS) })).card;
 }
 
 /**
@@ -97,12 +119,49 @@ export async function fetchActiveModel() {
  * @param {RequestInit} init
  * @returns {Promise<any>}
  */
-async function requestJson(address, init) {
+function requestJson(address, init) {
+  return requested(address, init, (response) => response.json());
+}
+
+/**
+ * @param {string} address of a stream of captions
+ * @param {RequestInit} init
+ * @param {(drafts: string[]) => void} onDrafts
+ * @returns {Promise<any>} the data of its result
+ */
+function requestResult(address, init, onDrafts) {
+  return requested(address, init, async (response) => {
+    /** @type {string[]} */
+    const drafts = [];
+    let result;
+    for await (const { name, data } of readEvents(response)) {
+      if (name === 'error') throw new RequestFailed(data);
+      if (name === 'result') {
+        result = data;
+      } else {
+        const { index = 0, text } = data;
+        drafts[index] = name === 'token' ? (drafts[index] ?? '') + text : text;
+        onDrafts([...drafts].map((draft) => draft ?? ''));
+      }
+    }
+    if (result === undefined) throw new TypeError('the stream ended without a result');
+    return result;
+  });
+}
+
+/**
+ * @template T
+ * @param {string} address
+ * @param {RequestInit} init
+ * @param {(response: Response) => Promise<T>} read
+ * @returns {Promise<T>}
+ */
+async function requested(address, init, read) {
   try {
     const response = await fetch(address, withKey(init));
     if (wantsKey(response.status)) askForKey();
     if (!response.ok) throw new RequestFailed(await readProblem(response), retryAfterS(response));
-    return await response.json();
+    return await read(response);
   } catch (error) {
     throw error instanceof RequestFailed ? error : new RequestFailed(unexpected(error));
   }

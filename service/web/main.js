@@ -4,6 +4,7 @@ import { listenForKey, wantsKey } from './access.js';
 import { announce } from './announce.js';
 import { download, toJsonLines, toText } from './export.js';
 import { openIntake } from './intake.js';
+import { openModels } from './models.js';
 import { requestOptions } from './options.js';
 import { openOptions } from './options_form.js';
 import { captionPhoto, createPhoto, discardPhoto, resetPhoto } from './photo.js';
@@ -24,6 +25,7 @@ const queue = createQueue(REQUESTS_AT_ONCE, caption);
 const chosenOptions = openOptions();
 
 openIntake(addPhotos);
+openModels();
 onClick('again', () => captionAgain([...plates.keys()]));
 onClick('clear', clear);
 onClick('save-text', () => save('semicap-captions.txt', toText, 'text/plain'));

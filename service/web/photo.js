@@ -20,6 +20,7 @@ const UNREADABLE_ANSWER = {
  * @property {'waiting' | 'working' | 'resting' | 'captioned' | 'failed'} state
  * @property {number} attempts
  * @property {number} restS seconds until the next attempt, while resting
+ * @property {string[]} drafts what is written of the captions so far, while working
  * @property {Answer | null} answer
  * @property {string} answeredAt ISO 8601
  * @property {Problem | null} problem
@@ -69,9 +70,17 @@ export async function captionPhoto(photo, onChange) {
   Object.assign(photo, { state: 'working', attempts: photo.attempts + 1 });
   onChange();
   try {
-    const answer = await requestCaptions(file, options, signal);
+    const answer = await requestCaptions(file, options, signal, (drafts) => {
+      Object.assign(photo, { drafts });
+      if (!signal.aborted) onChange();
+    });
     if (!signal.aborted)
-      Object.assign(photo, { state: 'captioned', answer, answeredAt: new Date().toISOString() });
+      Object.assign(photo, {
+        state: 'captioned',
+        drafts: [],
+        answer,
+        answeredAt: new Date().toISOString(),
+      });
   } catch (error) {
     if (!signal.aborted) noteFailure(photo, error);
   }
@@ -86,6 +95,7 @@ function untouched() {
     state: 'waiting',
     attempts: 0,
     restS: 0,
+    drafts: [],
     answer: null,
     problem: null,
     giveUp: new AbortController(),
@@ -97,6 +107,7 @@ function untouched() {
  * @param {unknown} error
  */
 function noteFailure(photo, error) {
+  photo.drafts = [];
   if (!(error instanceof RequestFailed)) {
     console.error(error);
     Object.assign(photo, { state: 'failed', problem: UNREADABLE_ANSWER });

@@ -49,6 +49,7 @@ export function showPhoto(plate, photo) {
   const state = part(plate, '.state');
   state.textContent = stateText(photo);
   state.hidden = state.textContent === '';
+  showDrafts(plate, photo);
   showProblem(plate, photo);
   showCaptions(plate, photo);
   showList(part(plate, '.warnings'), photo.answer?.warnings ?? []);
@@ -57,13 +58,28 @@ export function showPhoto(plate, photo) {
   smallPrint.hidden = smallPrint.textContent === '';
 }
 
+/**
+ * What is being written; a screen reader is only told the captions in the end.
+ *
+ * @param {HTMLElement} plate
+ * @param {Photo} photo
+ */
+function showDrafts(plate, { drafts }) {
+  const texts = drafts.filter(Boolean);
+  const list = part(plate, '.drafts');
+  list.hidden = texts.length === 0;
+  list.replaceChildren(
+    ...texts.map((textContent) => Object.assign(document.createElement('p'), { textContent })),
+  );
+}
+
 /** @param {Photo} photo */
 function stateText(photo) {
   switch (photo.state) {
     case 'waiting':
       return 'Waiting for its turn';
     case 'working':
-      return 'Captioning';
+      return photo.drafts.some(Boolean) ? '' : 'Captioning';
     case 'resting':
       return `The service is busy. Trying again in ${photo.restS} s.`;
     default:

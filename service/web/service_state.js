@@ -1,6 +1,6 @@
 /** What the page says of the service: whether it is ready, and which model answers. */
 
-import { RequestFailed, fetchActiveModel, findReadinessProblem } from './api.js';
+import { RequestFailed, fetchModels, findReadinessProblem } from './api.js';
 
 const FIRST_CHECK_AGAIN_MS = 3_000;
 const LAST_CHECK_AGAIN_MS = 30_000;
@@ -26,7 +26,7 @@ export async function watchReadiness() {
 async function showModel() {
   const line = /** @type {HTMLElement} */ (document.getElementById('model-in-use'));
   try {
-    const model = await fetchActiveModel();
+    const model = (await fetchModels()).find(({ is_active }) => is_active);
     line.textContent = model ? `Model ${model.name} ${model.version}, scored by ${model.scorer.name}` : '';
   } catch (error) {
     if (!(error instanceof RequestFailed)) throw error;

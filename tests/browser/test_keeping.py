@@ -92,11 +92,11 @@ def test_remembered_nonsense_is_forgotten(captions: CaptionPage) -> None:
 
 def test_only_what_the_strategy_uses_is_shown(captions: CaptionPage) -> None:
     sliders = captions.page.get_by_role("slider")
-    expect(sliders).to_have_count(3)
-    captions.choose_strategy("Greedy")
-    expect(sliders).to_have_count(1)
-    captions.choose_strategy("Sample")
     expect(sliders).to_have_count(4)
+    captions.choose_strategy("Greedy")
+    expect(sliders).to_have_count(2)
+    captions.choose_strategy("Sample")
+    expect(sliders).to_have_count(5)
     expect(captions.page.get_by_role("slider", name="Beams")).to_have_count(0)
 
 
@@ -115,6 +115,7 @@ def test_page_offers_nothing_that_the_service_refuses(captions: CaptionPage) -> 
     assert len(fields) >= 8
     for field in fields:
         known = schema[field["name"]]
+        known = next((part for part in known.get("anyOf", ()) if part["type"] != "null"), known)
         if "minimum" in field:
             assert known["minimum"] <= field["minimum"] <= field["initial"]
             assert field["initial"] <= field["maximum"] <= known["maximum"]

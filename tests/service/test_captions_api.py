@@ -41,7 +41,8 @@ def problem_of(response: Response, status: int) -> dict[str, Any]:
 def test_answer_has_the_documented_shape(client: TestClient, tiny_model: ServedModel) -> None:
     answer = client.post("/v1/captions?strategy=greedy", files=[upload(CAT)]).json()
     clip = tiny_model.captioner.clip
-    assert set(answer) == {"id", "model", "scorer", "results", "timing"}
+    assert set(answer) == {"id", "model", "scorer", "language", "results", "timing"}
+    assert answer["language"] == "en"
     assert answer["model"] == {"name": "tiny", "version": tiny_model.version}
     assert answer["scorer"] == {"name": clip.name, "revision": clip.revision}
     (result,) = answer["results"]

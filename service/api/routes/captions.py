@@ -1,18 +1,23 @@
-"""POST /v1/captions."""
-
-import asyncio
-import time
+"""POST /v1/captions and /v1/captions/stream."""
 
 from fastapi import APIRouter, Request
+from starlette.responses import Response
 
 from service.api.answers import captions_response
-from service.api.clients import while_client_waits
-from service.api.dependencies import Parts, UseParts
-from service.api.inputs import CaptionRequest, read_caption_request
-from service.api.openapi import CAPTIONS_BODY, CAPTIONS_PARAMETERS, CAPTIONS_RESPONSES
+from service.api.caption_events import caption_events
+from service.api.dependencies import UseParts
+from service.api.exchange import exchange
+from service.api.growing import GrowingTexts
+from service.api.inputs import only_image, read_caption_request
+from service.api.live import EVENT_STREAM, LiveResponse
+from service.api.openapi import (
+    CAPTIONS_BODY,
+    CAPTIONS_PARAMETERS,
+    CAPTIONS_RESPONSES,
+    STREAM_BODY,
+    STREAM_RESPONSES,
+)
 from service.api.schemas import CaptionsResponse
-from service.captioning import CaptionTask
-from service.errors import RequestTimeoutError
 
 router = APIRouter(tags=["captions"])
 
@@ -30,28 +35,30 @@ async def create_captions(request: Request, parts: UseParts) -> CaptionsResponse
     (options as form fields or in the query), or JSON. An image that cannot be captioned is reported in its
     own result and the others still succeed; when none succeeds, the answer is the first one's problem.
     """
-    started = time.perf_counter()
-    with parts.captioning.reserve_one() as place:
-        asked = await _read_in_time(request, parts)
-        parts.model.check_asked_for(asked.options.model)
-        body_s = time.perf_counter() - started
-        task = CaptionTask(
-            asked.options,
-            request_id=request.state.request_id,
-            deadline=time.monotonic() + parts.settings.deadline_s,
-        )
-        work = parts.captioning.caption(asked.images, task, first_place=place)
-        outcomes = await while_client_waits(request, work)
-    return captions_response(
-        outcomes, model=parts.model, body_s=body_s, total_s=time.perf_counter() - started
-    )
+    with exchange(request, parts) as talk:
+        asked = await talk.read(read_caption_request)
+        return captions_response(await talk.captions(asked.images, asked.options))
 
 
-async def _read_in_time(request: Request, parts: Parts) -> CaptionRequest:
-    try:
-        async with asyncio.timeout(parts.settings.body_timeout_s):
-            return await read_caption_request(request, parts.input_limits)
-    except TimeoutError as error:
-        raise RequestTimeoutError(
-            f"the request body did not arrive within {parts.settings.body_timeout_s:g} s"
-        ) from error
+@router.post(
+    "/v1/captions/stream",
+    summary="Caption one image, its words as they are decided",
+    response_class=Response,
+    responses=STREAM_RESPONSES,
+    openapi_extra={"requestBody": STREAM_BODY, "parameters": CAPTIONS_PARAMETERS},
+)
+async def stream_captions(request: Request, parts: UseParts) -> Response:
+    """Server-sent events about one image, asked for as in `POST /v1/captions`.
+
+    With `greedy` and `sample`, `token` events bring what became certain of each caption; a word comes when it
+    is whole. A beam search decides nothing before its end: `hypothesis` events bring its best caption so far,
+    each replaces the one before, and the result may differ from all of them. The last event is `result`, with
+    the same data as the answer of `POST /v1/captions`, or `error` with a problem document. Leaving frees the
+    image's place at once.
+    """
+    with exchange(request, parts) as talk:
+        asked = await talk.read(read_caption_request)
+        stream = await talk.stream(only_image(asked.images), asked.options)
+    growing = GrowingTexts(parts.model.captioner.tokenizer, asked.options)
+    events = caption_events(stream, talk, growing=growing, options=asked.options)
+    return LiveResponse(events, media_type=EVENT_STREAM, source=stream)

@@ -6,7 +6,7 @@ from service.api.dependencies import UseParts
 from service.api.responses import problem_responses
 from service.api.schemas import ModelDetail, ModelInfo, ModelList, ScorerRef
 from service.errors import ModelNotFoundError, StoppingError
-from service.registry import ServedModel
+from service.registry import CAPTION_LANGUAGE, ServedModel
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -43,4 +43,5 @@ def model_info(model: ServedModel) -> ModelInfo:
         step=provenance.step,
         parent=provenance.parent,
         scorer=ScorerRef(name=clip.name, revision=clip.revision),
+        language=CAPTION_LANGUAGE,
     )

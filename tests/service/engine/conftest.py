@@ -12,7 +12,7 @@ from models.captioner import Captioner
 from models.image_features import ImageFeatures
 from service.engine.engine import Engine, EngineSettings
 from service.engine.observer import Failure, Stage
-from service.engine.results import ImageCaptions, Priority
+from service.engine.results import ImageCaptions, ImageScores, Priority
 from service.engine.speed import Speed
 from tests.tiny import tiny_captioner
 
@@ -45,6 +45,7 @@ class Recorder:
         self.stages: list[tuple[Stage, int]] = []
         self.admissions: list[Priority] = []
         self.answers: list[ImageCaptions] = []
+        self.scores: list[ImageScores] = []
         self.losses: list[Failure] = []
         self.speeds: list[Speed] = []
 
@@ -64,6 +65,9 @@ class Recorder:
 
     def captioned(self, result: ImageCaptions) -> None:
         self.answers.append(result)
+
+    def scored(self, result: ImageScores) -> None:
+        self.scores.append(result)
 
     def lost(self, reason: Failure) -> None:
         self.losses.append(reason)

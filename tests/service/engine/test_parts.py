@@ -29,7 +29,7 @@ class LetterTokenizer:
 
 
 def work(request_id: str, *, priority: Priority = "interactive") -> Work:
-    return Work(torch.zeros(1), CaptionOptions(), GenerationOptions(), request_id, priority, 0.0)
+    return Work(torch.zeros(1), CaptionOptions(), GenerationOptions(), request_id, priority)
 
 
 def pop_all(line: WaitingLine) -> list[str]:

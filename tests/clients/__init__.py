@@ -1,0 +1,1 @@
+"""Real clients of other services against the real service on a socket."""
