@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 START_S = 900
+STOP_S = 600
 CALIBRATION_CLIENTS = 16
 AFTER_SIGTERM_S = 2.0
 MAX_OPEN = 4096
@@ -140,8 +141,8 @@ async def _measure(service: Service, arguments: argparse.Namespace) -> None:
         seconds=2 * AFTER_SIGTERM_S,
         after=lambda: service.process.send_signal(signal.SIGTERM),
     )
-    exit_status = await asyncio.to_thread(service.process.wait, arguments.deadline_s)
     _print(seen, memory, capacity=capacity, queue=arguments.queue)
+    exit_status = await asyncio.to_thread(service.process.wait, STOP_S)
     _print_end(ending, service, exit_status=exit_status, answers=_count(unhurried, seen, ending))
 
 

@@ -56,7 +56,7 @@ class AccessMiddleware:
     async def _check(self, scope: Scope) -> None:
         key = self._key_of(scope) if self.ring.is_required else None
         if key is not None:
-            structlog.contextvars.bind_contextvars(api_key=key.id)
+            structlog.contextvars.bind_contextvars(key_id=key.id)
             _check_scope(key, scope)
         client = f"key:{key.id}" if key else f"address:{client_network(scope)}"
         wait_s = await self.rates.take(client, rate=key.rate_limit if key else None)
