@@ -27,7 +27,8 @@ def certain_text(text: str, options: CaptionOptions) -> str:
 
     The last word may still grow, and what stands at the end may still go: both are held back.
     """
-    certain = _shaped(_LAST_WORD.sub("", text), options)
+    last = _LAST_WORD.search(text)
+    certain = _shaped(text[: last.start()] if last else "", options)
     cut = cut_at_word(certain, max_chars=_room(options))
     return cut.rstrip(DANGLING + "".join(ENDS))
 

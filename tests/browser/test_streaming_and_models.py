@@ -79,3 +79,10 @@ def test_models_fit_the_screen(captions: CaptionPage, width: int) -> None:
     overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert captions.page.evaluate(overflow) == 0
     assert captions.page.evaluate("document.getElementById('models').scrollWidth") <= width
+
+
+def test_axe_finds_nothing_serious_in_the_models(captions: CaptionPage, axe: str) -> None:
+    captions.page.get_by_role("button", name="Models").click()
+    captions.page.get_by_text("Model card").click()
+    expect(captions.page.locator(".card-text")).to_contain_text("tiny")
+    assert captions.violations(axe) == []

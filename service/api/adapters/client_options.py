@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from math import isnan
 from typing import Any
 
 from service.engine.options import CaptionOptions
@@ -56,7 +57,7 @@ def check_own_model(model: ServedModel, wanted: str | None) -> None:
 
 
 def _within(name: str, value: Any) -> Any:
-    if name not in _LIMITS or isinstance(value, bool) or not isinstance(value, (int, float)):
+    if name not in _LIMITS or isinstance(value, bool) or not isinstance(value, (int, float)) or isnan(value):
         return value
     low, high = _LIMITS[name]["minimum"], _LIMITS[name]["maximum"]
     nearest = min(max(value, low), high)

@@ -1,7 +1,7 @@
 """Finished texts, and what of an unfinished one is certain."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
@@ -67,6 +67,8 @@ def test_a_sentence_does_not_end_in_an_abbreviation_or_a_number(text: str, expec
     assert first_sentence(text) == expected
 
 
+@settings(deadline=None, max_examples=400)
+@example(indices=[10, 7, 2], max_chars=None, final_stop="keep", flags=(False, False))
 @given(
     indices=st.lists(st.integers(0, len(PIECES) - 1), min_size=1, max_size=14),
     max_chars=st.none() | st.integers(1, 40),
@@ -96,3 +98,4 @@ def test_what_is_certain_begins_the_finished_caption(
 def test_all_but_the_last_word_is_certain() -> None:
     assert certain_text("A dog runs over", CaptionOptions()) == "A dog runs"
     assert certain_text("A red t -", CaptionOptions()) == "A red"
+    assert certain_text(". '", CaptionOptions()) == ""
