@@ -15,6 +15,7 @@ DATASET_BODY: dict[str, Any] = {
             "schema": {
                 "type": "object",
                 "properties": {"file": {"type": "array", "items": _BINARY, "minItems": 1}},
+                "required": ["file"],
             }
         },
         "application/json": {"schema": FolderDataset.model_json_schema()},

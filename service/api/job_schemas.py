@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.jobs.documents import Dataset, JobState, OutputKind, Policy
 from service.jobs.status import JobStatus
+from service.option_reading import options_schema
 
 MAX_URL_CHARS = 2048
 
@@ -33,17 +34,27 @@ class WebhookRequest(BaseModel):
     url: str = Field(max_length=MAX_URL_CHARS, pattern="^https?://", description="Gets a signed POST.")
 
 
+_ANY_OPTIONS: dict[str, Any] = {"properties": options_schema(), "additionalProperties": False}
+_ONE_SOURCE: dict[str, Any] = {
+    "oneOf": [
+        {"required": [name], "properties": {name: {"type": "string"}}} for name in ("dataset", "folder")
+    ]
+}
+
+
 class CaptionJobRequest(BaseModel):
     """A bulk captioning job: exactly one of `dataset` and `folder`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_ONE_SOURCE)
 
     dataset: str | None = Field(None, max_length=64, description="Id of a dataset.")
     folder: str | None = Field(
         None, min_length=1, max_length=4096, description="Folder below SEMICAP_DATASET_ROOTS."
     )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="Caption options, as of POST /v1/captions."
+        default_factory=dict,
+        description="Caption options, as of POST /v1/captions.",
+        json_schema_extra=_ANY_OPTIONS,
     )
     outputs: list[OutputKind] = Field(
         default_factory=list, max_length=5, description="Files to make beside the JSON lines."

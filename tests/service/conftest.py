@@ -24,7 +24,8 @@ def make_client(tiny_model: ServedModel) -> Iterator[MakeClient]:
     with ExitStack() as stack:
 
         def make(**settings: Any) -> TestClient:
-            return stack.enter_context(TestClient(create_app(Settings(**settings), tiny_model)))
+            chosen = Settings(**{"precision": "fp32", **settings})  # tests reach into the model's parts
+            return stack.enter_context(TestClient(create_app(chosen, tiny_model)))
 
         yield make
 

@@ -106,7 +106,7 @@ def test_unknown_name_says_which_there_are(
     import_weights(semicap, weights)
     monkeypatch.setattr("service.log.configure_logging", lambda **_: None)
     monkeypatch.setenv("SEMICAP_CHECKPOINT", "clipcap-cooc")
-    status, _, err = semicap("serve")
+    status, _, err = semicap("api")
     assert status == 2
     assert "clipcap-cooc is not a checkpoint folder, and there is no model 'clipcap-cooc'" in err
     assert "has clipcap-coco/" in err

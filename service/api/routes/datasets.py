@@ -25,6 +25,8 @@ from service.jobs.folders import dataset_of_folder
 
 router = APIRouter(prefix="/v1/datasets", tags=["jobs"])
 
+_FOUND = problem_responses(DatasetNotFoundError, StoreUnavailableError, BrokerUnavailableError)
+
 
 @router.post(
     "",
@@ -73,6 +75,6 @@ def _folder_of(body: bytes) -> FolderDataset:
         raise InvalidRequestError(f"{place}: {first['msg']}") from error
 
 
-@router.get("/{dataset}", summary="One dataset", responses=problem_responses(DatasetNotFoundError))
+@router.get("/{dataset}", summary="One dataset", responses=_FOUND)
 def get_dataset(dataset: str, jobs: UseJobs) -> DatasetInfo:
     return DatasetInfo(**jobs.parts.datasets.get(dataset).model_dump())

@@ -74,7 +74,11 @@ def create_caption_job(
     return job_info(status)
 
 
-@router.get("", summary="List jobs, the newest first")
+@router.get(
+    "",
+    summary="List jobs, the newest first",
+    responses=problem_responses(InvalidRequestError, StoreUnavailableError, BrokerUnavailableError),
+)
 def list_jobs(
     jobs: UseJobs,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -115,7 +119,11 @@ def retry_job(job: str, jobs: UseJobs) -> RetryInfo:
     return RetryInfo(**job_info(status).model_dump(), retried=retried)
 
 
-@router.get("/{job}/events", summary="Progress as server-sent events", responses=_FOUND)
+@router.get(
+    "/{job}/events",
+    summary="Progress as server-sent events",
+    responses=_FOUND | problem_responses(TooManyJobsError),
+)
 def job_events(
     job: str, jobs: UseJobs, last_event_id: Annotated[str | None, Header()] = None
 ) -> EventSourceResponse:
@@ -129,7 +137,7 @@ def job_events(
     "/{job}/results",
     summary="Captions as JSON lines, or another output of an ended job",
     response_class=StreamingResponse,
-    responses=_FOUND | problem_responses(JobStateError) | _LINES,
+    responses=_FOUND | problem_responses(JobStateError, InvalidRequestError) | _LINES,
 )
 def job_results(
     job: str,
