@@ -31,7 +31,11 @@ class WebhookRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    url: str = Field(max_length=MAX_URL_CHARS, pattern="^https?://", description="Gets a signed POST.")
+    url: str = Field(
+        max_length=MAX_URL_CHARS,
+        pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[!-~]*)?$",
+        description="Gets a signed POST.",
+    )
 
 
 _ANY_OPTIONS: dict[str, Any] = {"properties": options_schema(), "additionalProperties": False}

@@ -62,7 +62,8 @@ def api(tiny_model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> It
         settings = Settings(
             data_dir=folder,
             redis_url=broker.url,
-            webhook_secret=f"whsec_{base64.b64encode(bytes(24)).decode()}",
+            webhook_secret="whsec_" + 32 * "A",
+            webhook_private=True,
         )
         with served(create_app(settings, tiny_model)) as address:
             yield Api(address, httpx2.get(f"{address}/openapi.json").json())
@@ -74,10 +75,11 @@ def test_requests_that_fit_are_answered_as_documented(api: Api) -> None:
 
 
 def test_requests_that_do_not_fit_are_refused_as_documented(api: Api) -> None:
-    unable = _check_all(api, _with_json_bodies_only(api.description), GenerationMode.NEGATIVE)
+    reduced = _with_json_bodies_only(api.description)
+    unable = _check_all(api, reduced, GenerationMode.NEGATIVE)
     any_will_do = {  # no body, and no parameter but a name or a header, which may be any text
         f"{method.upper()} {path}"
-        for path, operations in api.description["paths"].items()
+        for path, operations in reduced["paths"].items()
         for method, operation in operations.items()
         if "requestBody" not in operation
         and all(parameter["in"] in ("path", "header") for parameter in operation.get("parameters", ()))
@@ -120,9 +122,11 @@ def _with_json_bodies_only(description: dict[str, Any]) -> dict[str, Any]:
     reduced = deepcopy(description)
     for operations in reduced["paths"].values():
         for operation in operations.values():
-            if "requestBody" in operation:
-                content = operation["requestBody"]["content"]
+            content = operation.get("requestBody", {}).get("content", {})
+            if "application/json" in content:
                 operation["requestBody"]["content"] = {"application/json": content["application/json"]}
+            else:
+                operation.pop("requestBody", None)
     return reduced
 
 

@@ -63,7 +63,7 @@ def create_caption_job(
     response: Response,
     parts: UseParts,
     jobs: UseJobs,
-    idempotency_key: Annotated[str | None, Header()] = None,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> JobInfo:
     """Once this answers 202 the job will be done, whatever happens to workers and broker.
 
