@@ -84,9 +84,9 @@ def test_every_damaged_file_gets_an_answer_and_memory_stays_within_its_limit(ser
         list(clients.map(ask, enumerate(mutated_files(COUNT, seed=5))))
     grown = service.peak_bytes() - before
     print(f"{COUNT} files: {dict(sorted(statuses.items()))}, peak memory +{grown / MEBIBYTE:.0f} MiB")
+    assert [line for line in service.log if '"level": "error"' in line] == [], faults  # it has the reason
     assert faults == []
     assert min(statuses[200], statuses[422], statuses[415]) > COUNT / 100, statuses
     assert grown < DECODE_THREADS * MAX_PIXELS * BYTES_PER_PIXEL
     assert service.process.poll() is None
     assert post(service, 0, GOOD)[0] == 200
-    assert [line for line in service.log if '"level": "error"' in line] == []
