@@ -105,9 +105,6 @@ class JobArchive:
         found = self.store.get(chunk_key(job_id, chunk))
         return None if found is None else _read_lines(found)
 
-    def has_chunk(self, job_id: str, chunk: int) -> bool:
-        return self.store.has(chunk_key(job_id, chunk))
-
     def complete_chunks(self, job_id: str) -> set[int]:
         return {_number_of(key) for key in self.store.keys(f"jobs/{job_id}/chunks")}
 

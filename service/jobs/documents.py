@@ -1,7 +1,7 @@
 """What the store keeps as JSON: datasets, jobs, attempts and how they ended."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -161,9 +161,6 @@ class ItemResult(Document):
     item: int
     file_name: str
     outcome: Literal["captioned", "failed", "skipped"]
-
-
-Name = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 def now() -> datetime:

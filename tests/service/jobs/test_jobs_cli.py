@@ -1,0 +1,136 @@
+"""`semicap jobs` against a running service."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from service.api.app import create_app
+from service.cli import main
+from service.jobs.parts import JobParts
+from service.jobs.tar_stream import tar_of
+from service.registry import ServedModel
+from service.settings import Settings
+from tests.browser.served import served
+from tests.service.jobs.broker import RunningBroker
+from tests.service.jobs.conftest import photo, photo_folder
+from tests.service.jobs.fakes import InlineWorker
+
+Semicap = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def settings(broker: RunningBroker, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    root = tmp_path_factory.mktemp("server")
+    return Settings(data_dir=root / "data", redis_url=broker.url, dataset_roots=(root,))
+
+
+@pytest.fixture(scope="module")
+def address(settings: Settings, tiny_model: ServedModel) -> Iterator[str]:
+    with served(create_app(settings, tiny_model)) as url:
+        yield url
+
+
+@pytest.fixture(autouse=True)
+def quiet_log() -> Iterator[None]:
+    """Service and worker run in this process; their log would stand in the command's output."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def semicap(address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Semicap:
+    """Runs `semicap jobs …`; exit status, standard output, standard error."""
+    monkeypatch.setenv("SEMICAP_URL", address)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["semicap", "jobs", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        sys.stdout.flush()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def worker(settings: Settings) -> Iterator[InlineWorker]:
+    parts = JobParts.build(settings)
+    yield InlineWorker(parts)
+    parts.close()
+
+
+def test_folder_is_sent_captioned_and_read_back(
+    semicap: Semicap, worker: InlineWorker, tmp_path: Path
+) -> None:
+    folder = photo_folder(tmp_path / "photos", good=4, broken=1)
+    (folder / "sub").mkdir()
+    (folder / "sub" / "deep.jpg").write_bytes(photo(9))
+    status, out, err = semicap(
+        "submit", "captions", str(folder), "--option", "num_beams=2", "--output", "csv"
+    )
+    assert status == 0, err
+    job = out.strip()
+    worker.do_all()
+    answer = json.loads(semicap("status", job)[1])
+    assert (answer["state"], answer["options"]) == ("succeeded", {"num_beams": 2})
+    assert answer["counts"] == {"total": 6, "done": 5, "failed": 1, "skipped": 0}
+    names = [json.loads(line)["file_name"] for line in semicap("results", job)[1].splitlines()]
+    assert names == ["0000.jpg", "0001.jpg", "0002.jpg", "0003.jpg", "sub/deep.jpg"]
+    assert len(semicap("results", job, "--output", "csv")[1].splitlines()) == 6
+    assert "0004.jpg" in semicap("errors", job)[1]
+    status, _, err = semicap("status", job, "--watch")
+    assert (status, "5 captioned, 1 failed" in err) == (1, True)
+    status, _, err = semicap("retry", job)
+    assert (status, "nothing to run again" in err) == (2, True)
+    assert f"{job}  succeeded" in semicap("list")[1]
+
+
+def test_job_on_a_servers_folder_is_canceled_and_retried(
+    semicap: Semicap, worker: InlineWorker, settings: Settings
+) -> None:
+    folder = photo_folder(settings.dataset_roots[0] / "album", good=3)
+    job = semicap("submit", "captions", str(folder), "--on-server", "--write-to-folder")[1].strip()
+    assert semicap("cancel", job)[0] == 0
+    worker.do_all()
+    assert json.loads(semicap("status", job)[1])["state"] == "canceled"
+    assert semicap("retry", job)[1] == "3 photos run again\n"
+    worker.do_all()
+    assert json.loads(semicap("status", job)[1])["counts"]["done"] == 3
+    assert (folder / "0002.txt").read_text() == "a picture of 10 by 8\n"
+
+
+def test_archive_is_sent_as_it_is_and_its_dataset_used_again(
+    semicap: Semicap, worker: InlineWorker, tmp_path: Path
+) -> None:
+    archive = tmp_path / "photos.tar"
+    archive.write_bytes(b"".join(tar_of([("a.jpg", photo()), ("notes.txt", b"x")])))
+    _, out, err = semicap("submit", "captions", str(archive))
+    assert "left out: notes.txt: not a photo" in err
+    dataset = json.loads(semicap("status", out.strip())[1])["dataset"]
+    assert semicap("submit", "captions", dataset)[0] == 0
+    worker.do_all()
+
+
+def test_recover_rebuilds_what_the_broker_lost(
+    semicap: Semicap,
+    worker: InlineWorker,
+    broker: RunningBroker,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SEMICAP_REDIS_URL", broker.url)
+    monkeypatch.setenv("SEMICAP_DATA_DIR", str(settings.data_dir))
+    job = semicap("submit", "captions", str(photo_folder(tmp_path / "photos", good=3)))[1].strip()
+    broker.flush()
+    out = semicap("recover")[1]
+    assert f"{job}: rebuilt" in out or json.loads(semicap("status", job)[1])["state"] == "queued"
+    worker.do_all()
+    assert json.loads(semicap("status", job)[1])["state"] == "succeeded"
