@@ -84,7 +84,10 @@ def api(
     """Run the API and the page alone, beside a broker and workers of your own (SEMICAP_REDIS_URL)."""
     settings = read_settings(host=host, port=port)
     from service.api_process import run_api
+    from service.open_address import check_open_address
 
+    if socket_fd is None:  # else the supervisor has checked it
+        check_open_address(settings)
     return run_api(settings, socket_fd=socket_fd, ready_fd=ready_fd)
 
 

@@ -37,7 +37,7 @@ def run_worker(settings: Settings, *, nice: bool) -> int:
     parts = JobParts.build(settings)
     model = _load_model(settings)
     metrics = Metrics()
-    engine = _start_engine(model, metrics)
+    engine = _start_engine(model, metrics, EngineSettings(precision=settings.precision))
     captioner = ItemCaptioner(
         engine,
         model,
@@ -59,10 +59,10 @@ def _load_model(settings: Settings) -> ServedModel:
         raise CommandError(str(error)) from error
 
 
-def _start_engine(model: ServedModel, metrics: Metrics) -> Engine:
+def _start_engine(model: ServedModel, metrics: Metrics, settings: EngineSettings) -> Engine:
     clip = model.captioner.clip
     metrics.set_model(name=model.name, version=model.version, scorer=clip.name, scorer_revision=clip.revision)
-    engine = Engine(model.captioner, settings=EngineSettings(), observer=metrics, on_fatal=_die)
+    engine = Engine(model.captioner, settings=settings, observer=metrics, on_fatal=_die)
     engine.start()
     return engine
 

@@ -52,6 +52,7 @@ def test_caption_has_a_flag_for_every_option(semicap: Semicap) -> None:
         (("jobs", "submit", "captions", "/no/such/folder"), {}, "there is no '/no/such/folder'"),
         (("serve",), {"SEMICAP_PORT": "70000"}, "SEMICAP_PORT"),
         (("serve", "--host", "0.0.0.0"), {"SEMICAP_DATA_DIR": "/no/such/folder"}, "semicap keys create"),
+        (("api", "--host", "0.0.0.0"), {"SEMICAP_DATA_DIR": "/no/such/folder"}, "semicap keys create"),
         (("serve",), {"SEMICAP_MAX_QUEUED_IMAGES": "3"}, "max_images_per_request (64) is above"),
         (("sing",), {}, "sing"),
     ],
