@@ -20,7 +20,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         upright = _scale_to_8_bits(upright)
     if upright.has_transparency_data:
         return _composite_on_white(upright)
-    return upright.convert("RGB")
+    rgb = upright.convert("RGB")
+    rgb.info = {}  # its orientation is applied, and what else it says of itself may be broken
+    return rgb
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:

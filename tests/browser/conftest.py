@@ -26,7 +26,7 @@ _NPM_LIMIT_S = 120
 @pytest.fixture(scope="session")
 def address(tiny_model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the real service listens."""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("data"))
+    settings = Settings(data_dir=tmp_path_factory.mktemp("data"), precision="fp32")
     with served(create_app(settings, tiny_model)) as url:
         yield url
 

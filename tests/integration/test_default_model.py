@@ -31,7 +31,7 @@ VARYING = {"id", "created", "created_at", "modified_at", "timing", "semicap"} | 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(), load_served_model(None, device="cpu"))) as client:
+    with TestClient(create_app(Settings(precision="fp32"), load_served_model(None, device="cpu"))) as client:
         yield client
 
 

@@ -102,3 +102,10 @@ def test_sixty_megabytes_are_refused(client: TestClient, form: str) -> None:
     assert response.status_code == 413
     assert response.json()["type"] == "urn:semicap:problem:request-too-large"
     assert response.json()["max_bytes"] == 50 * 1024 * 1024
+
+
+def test_orientation_that_cannot_be_read_is_no_reason_to_fail(client: TestClient) -> None:
+    whole = pictures.encoded(CAT, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08" + bytes(40))
+    spoilt = whole.replace(b"MM\0*\0\0\0\x08", b"MM\0\0\0\xff\0\x08")
+    assert spoilt != whole
+    assert post(client, spoilt).status_code == 200
