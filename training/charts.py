@@ -28,7 +28,9 @@ SERIES_COLOURS = ("#2f7fc1", "#d9731a", "#2a9d72", "#a765b0", "#b08a1e", "#c2506
 _MARKERS, _DASHES = ("o", "s", "^", "D", "v", "P"), ("-", "--", "-.", ":", "-", "--")
 _MAX_MARKED_POINTS = 30
 _MAX_POINT_LABELS, _MAX_GROUP_LABELS = 6, 14
-_LEGEND_LINE_CHARACTERS = 52
+_LEGEND_LINE_CHARACTERS = 64
+_LEGEND_SAMPLE_CHARACTERS = 9
+"""What the line before a name takes."""
 
 # Written into the SVG as they are, then replaced by variables of these names.
 _THEME = {"#4c5259": "--chart-ink", "#d3d7db": "--chart-grid"}
@@ -212,7 +214,8 @@ def _draw_labels(axes: Axes, series: Series) -> None:
 
 def _finished(figure: Figure, title: str, *, names: Sequence[str]) -> Chart:
     if len(names) > 1:
-        columns = len(names) if sum(map(len, names)) <= _LEGEND_LINE_CHARACTERS else 1
+        widest = max(map(len, names)) + _LEGEND_SAMPLE_CHARACTERS
+        columns = min(len(names), max(1, _LEGEND_LINE_CHARACTERS // widest))
         style: dict[str, Any] = {"frameon": False, "fontsize": 8.5, "labelcolor": _INK, "handlelength": 2.4}
         figure.legend(loc="outside upper left", ncols=columns, **style)
     figure.draw_without_rendering()
