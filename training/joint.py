@@ -1,6 +1,7 @@
 """CLIP and captioner learn together from pixels: contrastive and captioning loss in one pass (CoCa)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from torch import Tensor
 from models.image_features import ImageFeatures
 from training import distributed
 from training.augment import augment
+from training.cider import CiderRewards, cider_of
 from training.config import JointConfig, Places
 from training.data import CaptionedImages, Problems, sample_rows
+from training.estimators import build_estimator
 from training.features import FeatureStore
 from training.labelled import captions_loss, draw_captions, encode_captions
 from training.lazy import Chosen
@@ -21,9 +24,12 @@ from training.metrics import encode_texts
 from training.optim import freeze
 from training.pixels import cached_pixels
 from training.retrieval import caption_to_image_recall
+from training.rollout import without_dropout
+from training.sampling import Sampler
 from training.shards import ShardedArrays
 from training.sources import read_captioned_sources
 from training.starting import Origin, check_clip_can_be_saved, from_checkpoint, write_with_clip
+from training.text import TextLosses, read_groups
 from training.validation import Validation
 
 ENCODE_BATCH = 100
@@ -35,19 +41,28 @@ class JointStage:
     name = "joint"
 
     def __init__(
-        self, origin: Origin, config: JointConfig, *, training: "PixelPairs", validation: "PixelPairs | None"
+        self,
+        origin: Origin,
+        config: JointConfig,
+        *,
+        training: "PixelPairs",
+        validation: "PixelPairs | None",
+        groups: Sequence[Sequence[Tensor]] = (),
     ) -> None:
         self.module = origin.captioner
         self.items = len(training)
         self._origin, self._config, self._training, self._validation = origin, config, training, validation
         self._figures: dict[str, float] = {}
+        self._cider = cider_of(training.token_ids, origin.captioner.tokenizer) if config.cider > 0 else None
+        self._text = _text_losses(origin, config, groups) if groups else None
         origin.captioner.set_trainable(("image tower", "text tower", "mapping", "decoder"))
         freeze(origin.captioner, config.frozen)
         check_clip_can_be_saved(origin)
 
     def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
         config, count = self._config, self._config.captions_per_image
-        pixels = augment(self._training.pixels(rows), config.augment, generator=generator)
+        device = self.module.device
+        pixels = augment(self._training.pixels(rows), config.augment, generator=generator, device=device)
         features = self._encode(pixels)
         groups = [draw_captions(self._training.token_ids[row], count, generator) for row in rows]
         captions = [caption for group in groups for caption in group]
@@ -55,8 +70,15 @@ class JointStage:
         parts = {"captioning": written}
         if config.contrastive > 0:
             parts["contrastive"] = self._tell_apart(features, captions)
+        if config.cider > 0:
+            parts["cider"] = self._self_critical(features, rows, generator)
         weights = vars(config)
         total = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
+        if self._text is not None:
+            drawn = torch.randint(len(self._text.groups), (config.text.groups,), generator=generator)
+            alone = self._text(drawn.numpy(), generator)
+            total = total + config.text.weight * alone.total
+            parts |= {f"text_{name}": value for name, value in alone.parts.items()}
         return Losses(total, parts)
 
     def evaluate(self) -> dict[str, float]:
@@ -99,6 +121,16 @@ class JointStage:
             contrastive_loss(features.embedding, texts[place::count], scale=scale) for place in range(count)
         ]
         return torch.stack(losses).mean()
+
+    def _self_critical(self, features: ImageFeatures, rows: np.ndarray, generator: torch.Generator) -> Tensor:
+        assert self._cider is not None
+        settings, tokenizer = self._config.rollout, self.module.tokenizer
+        sampler = Sampler(tokenizer, tokenizer.pad_id, settings.max_tokens, settings.temperature)
+        estimator = build_estimator(settings, sampler, done=0.0)
+        rewards = CiderRewards(self._cider, tokenizer, rows.tolist())
+        with without_dropout(self.module):
+            prefix = self.module.prefix(features)
+            return estimator(self.module.decoder, prefix, rewards, generator).losses["cider"]
 
     def _validation_features(self, pairs: "PixelPairs") -> FeatureStore:
         chunks = np.array_split(np.arange(len(pairs)), -(-len(pairs) // ENCODE_BATCH))
@@ -162,7 +194,15 @@ def build_joint(
         limits = (len(held_out), config.data.max_validation, config.evaluation.max_images)
         held_out = held_out.select(range(min(limit for limit in limits if limit)))
         validation = _with_pixels(held_out, origin, config, places, problems)
-    return JointStage(origin, config, training=training, validation=validation)
+    text = replace(config.data, labelled=())
+    groups = read_groups(origin.captioner, text, places, problems) if config.text.weight > 0 else ()
+    return JointStage(origin, config, training=training, validation=validation, groups=groups)
+
+
+def _text_losses(origin: Origin, config: JointConfig, groups: Sequence[Sequence[Tensor]]) -> TextLosses:
+    text = config.text
+    weights = {"captioning": text.captioning, "contrastive": text.contrastive}
+    return TextLosses(origin.captioner, groups, weights, text.temperature, text.noise, config.label_smoothing)
 
 
 def _with_pixels(
