@@ -1,7 +1,6 @@
 """From posted images to results: read in bounded threads, captioned in the engine, errors kept per image."""
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
@@ -105,20 +104,17 @@ class Captioning:
         self.on_rejected = on_rejected
 
     async def caption(
-        self, inputs: Sequence[ImageInput], task: CaptionTask, *, first_place: Places
+        self, inputs: Sequence[ImageInput], task: CaptionTask, *, places: Places
     ) -> list[ImageOutcome]:
         """One outcome for each image, in order; cancelling it takes the images out of the engine.
 
         Args:
-            first_place: the one place that was reserved before the body was read.
-
-        Raises:
-            ServiceError: the engine has no places for the rest of the images.
+            places: one for each image.
         """
-        return await self._each(inputs, self._captions(task), task.deadline, first_place=first_place)
+        return await self._each(inputs, self._captions(task), task.deadline, places=places)
 
     async def score(
-        self, inputs: Sequence[ImageInput], task: ScoreTask, *, first_place: Places
+        self, inputs: Sequence[ImageInput], task: ScoreTask, *, places: Places
     ) -> list[ImageOutcome]:
         """As caption, of the similarities of given texts."""
         submit = partial(
@@ -127,10 +123,10 @@ class Captioning:
             request_id=task.request_id,
             deadline=task.deadline,
         )
-        return await self._each(inputs, submit, task.deadline, first_place=first_place)
+        return await self._each(inputs, submit, task.deadline, places=places)
 
     async def stream(
-        self, image: ImageInput, task: CaptionTask, *, place: Places
+        self, image: ImageInput, task: CaptionTask, *, places: Places
     ) -> AsyncGenerator[Written | ImageOutcome]:
         """What is written of one image's captions after each token, then its outcome.
 
@@ -142,7 +138,7 @@ class Captioning:
         submit = self._captions(
             task, on_tokens=lambda tokens: loop.call_soon_threadsafe(written.put_nowait, tokens)
         )
-        working = asyncio.ensure_future(self._one(image, submit, task.deadline, place))
+        working = asyncio.ensure_future(self._one(image, submit, task.deadline, places))
         working.add_done_callback(lambda done: written.put_nowait(None))
         try:
             while (tokens := await written.get()) is not None:
@@ -162,27 +158,11 @@ class Captioning:
         )
 
     async def _each(
-        self, inputs: Sequence[ImageInput], submit: Submit, deadline: float, *, first_place: Places
+        self, inputs: Sequence[ImageInput], submit: Submit, deadline: float, *, places: Places
     ) -> list[ImageOutcome]:
-        more = len(inputs) - 1
-        with self._reserve(more) if more else contextlib.nullcontext(first_place) as more_places:
-            async with asyncio.TaskGroup() as group:
-                places = [first_place, *[more_places] * more]
-                running = [
-                    group.create_task(self._one(image, submit, deadline, place))
-                    for image, place in zip(inputs, places, strict=True)
-                ]
-            return [done.result() for done in running]
-
-    def reserve_one(self) -> Places:
-        """A place for a request whose body is not read yet; raises ServiceError when there is none."""
-        return self._reserve(1)
-
-    def _reserve(self, count: int) -> Places:
-        try:
-            return self.engine.reserve(count)
-        except EngineError as error:
-            raise service_error(error) from error
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(self._one(image, submit, deadline, places)) for image in inputs]
+        return [done.result() for done in running]
 
     async def _one(self, image: ImageInput, submit: Submit, deadline: float, places: Places) -> ImageOutcome:
         started = time.perf_counter()

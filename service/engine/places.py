@@ -29,6 +29,11 @@ class Places:
             raise ValueError("no place is left; reserve as many as there are images")
         self.left -= 1
 
+    def add(self, more: "Places") -> None:
+        """Takes over the places of another reservation in the same engine."""
+        self.left += more.left
+        more.left = 0
+
     def release(self) -> None:
         """Gives back what is left; safe to call twice."""
         left, self.left = self.left, 0

@@ -32,13 +32,13 @@ async def create_chat_completion(request: Request, parts: UseParts) -> ChatCompl
     caption options are honoured (`extra_body` in OpenAI's client), others ignored; `temperature` matters with
     `strategy: sample` only.
     """
-    model = parts.model
     with exchange(request, parts) as talk:
         asked = await talk.read(partial(read_json, model=ChatRequest))
-        check_client_model(model, asked.model)
         images, options = await json_images(request, asked.images, parts.input_limits), asked.options
+        model = talk.bind(len(images))
+        check_client_model(model, asked.model)
         if not asked.stream:
             return completion_of(reply_of(await talk.captions(images, options)), model=model.id)
-        reply = await open_reply(talk, images, options, model=model)
+        reply = await open_reply(talk, images, options)
     chunks = completion_chunks(reply, model=model.id, wants_usage=asked.wants_usage)
     return LiveResponse(chunks, media_type=EVENT_STREAM, source=reply.source)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from service.engine.engine import Engine
 from service.images import ImageLimits
 from service.jobs.captioner import ItemCaptioner
 from service.jobs.idempotency import claim_job_id
@@ -17,7 +16,7 @@ from service.registry import ServedModel
 from tests.service import pictures
 from tests.service.conftest import MakeClient
 from tests.service.jobs.conftest import photo
-from tests.service.jobs.fakes import InlineWorker
+from tests.service.jobs.fakes import InlineWorker, worker_models
 from tests.service.jobs.over_http import finish, job_parts, lines, submit, upload
 
 
@@ -188,15 +187,11 @@ def test_worker_captions_as_the_api_does(client: TestClient, tiny_model: ServedM
         "/v1/datasets", content=file.getvalue(), headers={"Content-Type": "application/zip"}
     ).json()
     job = submit(client, dataset=dataset["id"], options={"strategy": "greedy"})["id"]
-    engine = Engine(tiny_model.captioner)
-    engine.start()
-    try:
-        parts = job_parts(client)
-        limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
-        captioner = ItemCaptioner(engine, tiny_model, parts.datasets, limits=limits, decode_threads=2)
+    parts = job_parts(client)
+    limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
+    with worker_models(parts, tiny_model) as models:
+        captioner = ItemCaptioner(models, parts.datasets, limits=limits, decode_threads=2)
         InlineWorker(parts, captioner=captioner).do_all()
-    finally:
-        engine.stop(drain_s=0)
     results = lines(client, f"/v1/jobs/{job}/results")
     assert len(results) == 6
     for data, line in zip(photos, results, strict=True):
