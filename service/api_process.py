@@ -11,6 +11,7 @@ from service.log import configure_logging
 from service.model_choice import load_chosen
 from service.model_registry import ModelRegistry
 from service.server import run_server
+from service.serving import Handover
 from service.settings import Settings
 
 
@@ -27,7 +28,7 @@ def run_api(settings: Settings, *, socket_fd: int | None, ready_fd: int | None) 
     configure_logging(level=settings.log_level, format=settings.log_format)
     store = ArtifactStore.open(settings.store_location)
     registry = ModelRegistry(store, settings.model_cache, used=lambda: models_of_jobs(store))
-    model, _ = load_chosen(registry, settings)
+    model = Handover(load_chosen(registry, settings)[0])
     try:
         listener = (
             listen(settings.host, settings.port) if socket_fd is None else socket.socket(fileno=socket_fd)

@@ -16,7 +16,7 @@ from service.api.app import create_app
 from service.connections import BoundedProtocol
 from service.lifecycle import Lifecycle
 from service.model_registry import ModelRegistry
-from service.registry import ServedModel
+from service.serving import Handover
 from service.settings import Settings
 
 REFUSING_S = 0.3
@@ -73,7 +73,7 @@ class GracefulServer(uvicorn.Server):
 
 def run_server(
     settings: Settings,
-    model: ServedModel,
+    model: Handover,
     *,
     registry: ModelRegistry,
     listener: socket.socket,

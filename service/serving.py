@@ -1,6 +1,5 @@
 """The model that answers, and the switch from one to another that no request notices."""
 
-import gc
 import threading
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,6 +15,21 @@ from service.engine.speed import Wanted
 from service.registry import ServedModel
 
 log = structlog.stdlib.get_logger("semicap.models")
+
+
+class Handover:
+    """A model that is given away once, so that nobody holds it in memory when another one has its place."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self.id = model.id
+        self._model: ServedModel | None = model
+
+    def take(self) -> ServedModel:
+        """The model; there is none a second time."""
+        model, self._model = self._model, None
+        if model is None:
+            raise RuntimeError(f"{self.id} was given away already")
+        return model
 
 
 @dataclass(frozen=True)
@@ -98,8 +112,9 @@ class ModelSwitch:
             raise RuntimeError("no model has been put in yet")
         return self._current
 
-    def is_current(self, engine: Engine) -> bool:
-        return self._current is not None and self._current.engine is engine
+    def answers_with(self, model: str) -> bool:
+        """Whether the version of that id answers."""
+        return self._current is not None and self._current.model.id == model
 
     def depth_besides(self, engine: Engine) -> int:
         """Images that hold a place in the engines but one."""
@@ -155,8 +170,7 @@ class ModelSwitch:
         with self._lock:
             self._engines = tuple(one for one in self._engines if one is not serving.engine)
         log.info("model_retired", model=serving.model.id)
-        del serving
-        gc.collect()
+        del serving  # its memory goes with the last reference: a collection would stop all threads meanwhile
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -46,7 +46,7 @@ from service.model_registry import ModelRegistry
 from service.model_service import ModelService
 from service.rate_limits import RateLimits
 from service.registry import ServedModel
-from service.serving import ModelSwitch
+from service.serving import Handover, ModelSwitch
 from service.settings import Settings
 
 DESCRIPTION = """
@@ -69,7 +69,7 @@ class AppState(TypedDict):
 
 def create_app(
     settings: Settings,
-    model: ServedModel,
+    model: ServedModel | Handover,
     *,
     lifecycle: Lifecycle | None = None,
     registry: ModelRegistry | None = None,
@@ -77,6 +77,7 @@ def create_app(
     """The application around one loaded model; its engine starts and stops with the application.
 
     Args:
+        model: what answers first; handed over, it leaves memory when another version takes its place.
         registry: where other versions are, which may take the model's place; None knows no others.
     """
     lifecycle = lifecycle or Lifecycle()
@@ -90,8 +91,10 @@ def create_app(
         pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="semicap-decode")
         switch = ModelSwitch(drain_s=settings.deadline_s + DRAIN_GRACE_S)
         loader = ServingLoader(settings, switch, pool=pool, metrics=metrics, lifecycle=lifecycle)
-        switch.put(await run_in_threadpool(loader.start, model))
-        metrics.set_model(model.entry)
+        switch.put(
+            await run_in_threadpool(loader.start, model.take() if isinstance(model, Handover) else model)
+        )
+        metrics.set_model(switch.current.model.entry)
         versions = ModelService(
             registry or ModelRegistry(ArtifactStore(MemoryStore()), settings.model_cache),
             switch,

@@ -1,6 +1,7 @@
 """A model with an engine around it, and how another one is loaded beside it."""
 
 from concurrent.futures import Executor
+from functools import partial
 
 import structlog
 
@@ -60,8 +61,8 @@ class ServingLoader:
                 precision=like.precision_for(model, wanted) if like else wanted,
             ),
             observer=self._metrics,
-            on_fatal=lambda error: self._died(engine, error),
-            elsewhere=lambda: self._switch.depth_besides(engine),
+            on_fatal=partial(self._died, model.id),
+            elsewhere=self._switch.depth_besides,
         )
         engine.start()
         captioning = Captioning(
@@ -75,9 +76,9 @@ class ServingLoader:
         )
         return Serving(model, engine, captioning)
 
-    def _died(self, engine: Engine, error: BaseException) -> None:
+    def _died(self, model: str, error: BaseException) -> None:
         """Only the engine that answers takes the process along."""
-        if self._switch.is_current(engine):
+        if self._switch.answers_with(model):
             self._lifecycle.fail(error)
         else:
-            log.error("other_engine_died", error=repr(error))
+            log.error("other_engine_died", model=model, error=repr(error))

@@ -43,7 +43,8 @@ class Engine:
     Args:
         observer: is told what happens, on the engine's threads and on those of callers.
         on_fatal: is called once when the engine's thread ends by an error, after every waiter was answered.
-        elsewhere: images that hold a place in other engines of the process; they count towards max_depth.
+        elsewhere: says how many images hold a place in other engines of the process than the one it is given;
+            they count towards max_depth.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Engine:
         settings: EngineSettings = DEFAULTS,
         observer: EngineObserver = SILENT,
         on_fatal: Callable[[BaseException], None] = lambda error: None,
-        elsewhere: Callable[[], int] = lambda: 0,
+        elsewhere: Callable[["Engine"], int] = lambda engine: 0,
     ) -> None:
         self._captioner = captioner.eval()
         self._settings = settings
@@ -191,7 +192,7 @@ class Engine:
         return iter(CaptionStream(self, images, options, read_ahead=2 * self._settings.max_images))
 
     def _total_depth(self) -> int:
-        return self.depth + self._elsewhere()
+        return self.depth + self._elsewhere(self)
 
     def _give_back(self, count: int) -> None:
         with self._changed:

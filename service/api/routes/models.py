@@ -31,6 +31,9 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 AliasName = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
+_REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
+"""A report has its pictures and its style in itself, and runs nothing."""
+
 _ALWAYS = (StoppingError, StoreUnavailableError)
 _READ = problem_responses(ModelNotFoundError, *_ALWAYS)
 _CHANGE_ERRORS = (
@@ -79,7 +82,8 @@ def get_report(model: str, parts: UseParts) -> dict[str, Any]:
 )
 def get_report_page(model: str, parts: UseParts) -> Response:
     version = parts.models.find(model)
-    return Response(_there(parts.models.registry.report_html(version), version), media_type="text/html")
+    page = _there(parts.models.registry.report_html(version), version)
+    return Response(page, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
 
 
 @router.post(
