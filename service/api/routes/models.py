@@ -1,9 +1,9 @@
 """The model versions: which there are, and which one answers."""
 
 import json
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from service.api.dependencies import Parts, UseParts
@@ -28,8 +28,6 @@ from service.model_versions import ModelVersion
 from service.registry import CAPTION_LANGUAGE
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
-
-AliasName = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
 """A report has its pictures and its style in itself, and runs nothing."""
@@ -127,7 +125,7 @@ def delete_model(model: str, parts: UseParts) -> None:
     summary="Let an alias mean a version",
     responses=_READ | problem_responses(InvalidModelNameError, InvalidRequestError, ModelConflictError),
 )
-def set_alias(alias: AliasName, asked: Alias, parts: UseParts) -> ModelInfo:
+def set_alias(alias: str, asked: Alias, parts: UseParts) -> ModelInfo:
     """From now on; it meant another one before, or nothing."""
     return model_info(parts.models.set_alias(alias, asked.model), parts)
 
@@ -138,7 +136,7 @@ def set_alias(alias: AliasName, asked: Alias, parts: UseParts) -> ModelInfo:
     summary="Delete an alias",
     responses=_READ | problem_responses(ModelConflictError, InvalidRequestError),
 )
-def delete_alias(alias: AliasName, parts: UseParts) -> None:
+def delete_alias(alias: str, parts: UseParts) -> None:
     parts.models.delete_alias(alias)
 
 
