@@ -95,18 +95,18 @@ class ModelService:
             ServiceError: it is not there, did not pass its gate, cannot be loaded here, or SEMICAP_CHECKPOINT
                 is set; what answered before still does.
         """
+        self._check_not_pinned()
+        version = self.registry.find(wanted)
+        if not override:
+            check_gate(version)
         with self._changing:
-            self._check_not_pinned()
-            version = self.registry.find(wanted)
-            if not override:
-                check_gate(version)
             self._change(version, agree=lambda: self.registry.activate(version.id, override=override))
         return version
 
     def rollback(self) -> ModelVersion:
         """Lets the version before answer; otherwise as activate."""
+        self._check_not_pinned()
         with self._changing:
-            self._check_not_pinned()
             version = self.registry.rollback_target()
             self._change(version, agree=self.registry.rollback)
         return version

@@ -43,12 +43,12 @@ def run_worker(settings: Settings, *, nice: bool) -> int:
     model, choice = load_chosen(registry, settings)
     models = WorkerModels(
         registry,
-        Loaded(model, _start_engine(model, metrics, precision=settings.precision)),
+        default=choice,
+        first=Loaded(model, _start_engine(model, metrics, precision=settings.precision)),
         start=lambda other, before: _start_engine(
             other, metrics, precision=before.precision_for(other, settings.precision)
         ),
         device=settings.device,
-        is_pinned=choice.is_pinned,
     )
     captioner = ItemCaptioner(
         models,

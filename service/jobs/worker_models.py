@@ -20,26 +20,25 @@ class WorkerModels:
     """Loads another version between two chunks, when the next one needs it.
 
     Args:
-        first: what the worker has begun with.
+        default: what the worker has begun with, which jobs without a model get where it is pinned to that.
+        first: the same, loaded.
         start: starts an engine for a model, like the one before where that is of the same kind.
-        is_pinned: whether SEMICAP_CHECKPOINT says what jobs without a model get.
     """
 
     def __init__(
         self,
         registry: ModelRegistry,
-        first: Loaded,
         *,
+        default: Choice,
+        first: Loaded,
         start: Callable[[ServedModel, Loaded], Engine],
         device: str,
-        is_pinned: bool,
     ) -> None:
         self._registry = registry
         self._loaded = first
-        self._default = first.model.entry
+        self._default = default
         self._start = start
         self._device = device
-        self._is_pinned = is_pinned
 
     def serve(self, wanted: str | None) -> Loaded:
         """The version of a job; it stays loaded until another one is wanted.
@@ -51,7 +50,7 @@ class WorkerModels:
             ModelUnavailableError: it is not there, or cannot be loaded here.
         """
         try:
-            wanted = wanted or (self._default.id if self._is_pinned else self._registry.active_id())
+            wanted = wanted or self._id_of_default()
             if wanted != self._loaded.model.id:
                 self._load(wanted)
         except (ModelNotFoundError, CheckpointError, DeviceError, EngineError) as error:
@@ -61,9 +60,15 @@ class WorkerModels:
     def stop(self) -> None:
         self._loaded.engine.stop(drain_s=0)
 
+    def _id_of_default(self) -> str:
+        return self._default.entry.id if self._default.is_pinned else self._registry.active_id()
+
     def _load(self, wanted: str) -> None:
-        entry = self._registry.find(wanted)
-        model = Choice(entry, self._registry.folder(entry), is_pinned=False).load(device=self._device)
+        choice = self._default  # a folder that the worker is pinned to is in no registry
+        if wanted != choice.entry.id:
+            entry = self._registry.find(wanted)
+            choice = Choice(entry, self._registry.folder(entry), is_pinned=False)
+        model = choice.load(device=self._device)
         before, self._loaded = self._loaded, Loaded(model, self._start(model, self._loaded))
         before.engine.stop(drain_s=0)
-        log.info("model_switched", model=entry.id)
+        log.info("model_switched", model=model.id)

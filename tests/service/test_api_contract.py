@@ -4,6 +4,7 @@ import base64
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -60,7 +61,9 @@ class Api:
 
 
 @pytest.fixture(scope="module")
-def api(tiny_model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def api(
+    tiny_model: ServedModel, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("data")
     with running_broker(folder / "broker") as broker:
         settings = Settings(
@@ -70,6 +73,7 @@ def api(tiny_model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> It
             webhook_private=True,
         )
         registry = ModelRegistry(ArtifactStore.open(settings.store_location), settings.model_cache)
+        registry.activate(registry.publish(tiny_checkpoint, origin="imported").id)
         with served(create_app(settings, tiny_model, registry=registry)) as address:
             yield Api(address, httpx2.get(f"{address}/openapi.json").json())
 

@@ -10,10 +10,17 @@ import pytest
 import torch
 from transformers import GPT2Config
 
+from service.api.app import create_app
 from service.cli import main
+from service.jobs.store import ArtifactStore
+from service.keys import KeyStore, Scope
+from service.model_registry import ModelRegistry, shipped_version
+from service.registry import load_served_model
+from service.settings import read_settings
+from tests.browser.served import served
 from tests.models.clipcap import ClipCap
 from tests.service import pictures
-from tests.tiny import byte_level_bpe, tiny_clip
+from tests.tiny import byte_level_bpe, tiny_checkpoint, tiny_clip
 
 Semicap = Callable[..., tuple[int, str, str]]
 
@@ -108,3 +115,42 @@ def test_unknown_name_says_which_there_are(
     assert "clipcap-cooc is not a checkpoint folder, and there is no model 'clipcap-cooc'" in err
     assert "there are: clipcap-coco:" in err
     assert "there is no model 'nope'" in semicap("models", "show", "nope")[2]
+
+
+def test_store_is_changed_directly_or_through_a_service_with_a_key(
+    semicap: Semicap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (1, 2):
+        checkpoint = tiny_checkpoint(tmp_path / str(seed), seed=seed)
+        assert semicap("models", "import", str(checkpoint))[0] == 0
+    settings = read_settings()
+    store = ArtifactStore.open(settings.store_location)
+    registry = ModelRegistry(store, settings.model_cache)
+    second, first = (one for one in registry.versions() if one.name == "tiny")
+
+    assert semicap("models", "activate", first.version)[1] == f"{first.id} is active\n"
+    secret, _ = KeyStore(settings.keys_file).create("operator", (Scope.ADMIN,))
+    monkeypatch.setenv("SEMICAP_API_KEY", secret)
+    model = load_served_model(registry.folder(first), device="cpu", entry=first)
+    with served(create_app(settings, model, registry=registry)) as address:
+        at = ("--url", address)
+        assert semicap("models", "alias", "museum", second.id, *at)[1] == f"museum means {second.id}\n"
+        assert semicap("models", "activate", "museum", *at)[1] == f"{second.id} is active\n"
+        remote, local = semicap("models", "list", *at)[1], semicap("models", "list")[1]
+        assert remote == local
+        assert f"* {second.id}" in remote
+        assert "alias museum" in remote
+        assert '"is_active": true' in semicap("models", "show", "museum", *at)[1]
+        assert semicap("models", "rollback", *at)[1] == f"{first.id} is active\n"
+        status, _, err = semicap("models", "delete", second.id, *at)
+        assert (status, len(err.splitlines())) == (2, 1)
+        assert "is what the alias 'museum' means: it cannot be deleted" in err
+        assert semicap("models", "alias", "museum", "--remove", *at)[0] == 0
+        assert semicap("models", "delete", second.id, *at)[0] == 0
+        monkeypatch.delenv("SEMICAP_API_KEY")
+        assert "API key" in semicap("models", "rollback", *at)[2]
+    assert second.id not in semicap("models", "list")[1]
+    assert semicap("models", "rollback")[1] == f"{shipped_version().id} is active\n"
+    assert "nothing that was active before" in semicap("models", "rollback")[2]
+    assert semicap("models", "delete", first.id)[0] == 0
+    assert "name the MODEL" in semicap("models", "alias", "museum")[2]

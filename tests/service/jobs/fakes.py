@@ -23,6 +23,7 @@ from service.jobs.parts import JobParts
 from service.jobs.queue import CAPTION_CHUNK, ENDS_QUEUE, QUEUE
 from service.jobs.worker_models import WorkerModels
 from service.metrics import Metrics
+from service.model_choice import Choice
 from service.model_registry import ModelRegistry
 from service.registry import ServedModel
 from service.serving import Loaded
@@ -124,20 +125,21 @@ class InlineWorker:
 
 
 @contextmanager
-def worker_models(parts: JobParts, first: ServedModel, *, is_pinned: bool = True) -> Iterator[WorkerModels]:
-    """A worker's models, beginning with one that is loaded, at full precision."""
+def worker_models(parts: JobParts, default: Choice) -> Iterator[WorkerModels]:
+    """A worker's models, at full precision."""
 
     def start(model: ServedModel, before: Loaded | None = None) -> Engine:
         engine = Engine(model.captioner, settings=EngineSettings(precision="fp32"))
         engine.start()
         return engine
 
+    first = default.load(device="cpu")
     models = WorkerModels(
         ModelRegistry(parts.store, Path("no-cache")),
-        Loaded(first, start(first)),
+        default=default,
+        first=Loaded(first, start(first)),
         start=start,
         device="cpu",
-        is_pinned=is_pinned,
     )
     try:
         yield models
