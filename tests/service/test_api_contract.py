@@ -68,6 +68,7 @@ def api(
     with running_broker(folder / "broker") as broker:
         settings = Settings(
             data_dir=folder,
+            precision="fp32",  # nothing is measured when a version is activated
             redis_url=broker.url,
             webhook_secret="whsec_" + 32 * "A",
             webhook_private=True,
