@@ -1,6 +1,6 @@
 """The settings of every training step: one frozen dataclass a step, one documented line a field."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,11 @@ from training.config_parts import (
     RolloutConfig,
     TowersConfig,
 )
+from training.sources import RunCaptions
 from training.toml_reader import part, setting
+
+RUNS = "runs:"
+"""Begins the name of a data source that another step has made."""
 
 # fmt: off
 # ruff: noqa: E501 - a field is one line with its unit and source; setting() and part() are dataclasses.field
@@ -112,6 +116,22 @@ class UnsupervisedConfig:
 
 
 @dataclass(frozen=True)
+class PseudoConfig:
+    """Pseudo-captions: unlabelled photos get captions of other photos that name what is surely in them (docs/data.md)."""
+
+    clip: str = setting(doc="CLIP folder that picks among the captions, relative to the folder of runs (3-joint/model/clip)")
+    classifier: str = setting("towers/squeezenet1_1.imagenet.safetensors", "torchvision's SqueezeNet 1.1 with its ImageNet classifier, relative to the data root")
+    min_confidence: float = setting(0.5, "a photo in which the classifier is less sure of every thing gets no captions", low=0.01, high=1.0)
+    min_captions: int = setting(20, "a thing that fewer captions name is not looked for", low=1)
+    evidence: float = setting(0.1, "weight of what the classifier says of the things a caption names, beside its CLIP similarity", low=0.0)
+    pool_size: int = setting(50, "captions liked best by both, of which the most typical are taken", low=1)
+    captions_per_image: int = setting(5, "captions for each photo, at most", low=1, high=5)
+    max_words: int = setting(14, "captions with more words are not used: they tell more of their own photo", low=3)
+    device: str = setting("auto", "auto: a GPU if there is one, else the CPU; or torch's name of it")
+    data: DataConfig = part(DataConfig)
+
+
+@dataclass(frozen=True)
 class ReleaseConfig:
     """The model card: what the stages measure on the same photos."""
 
@@ -125,12 +145,19 @@ class ReleaseConfig:
 
 
 StageConfig = (
-    TokenizerConfig | TextConfig | JointConfig | SupervisedConfig | UnsupervisedConfig | ReleaseConfig
+    TokenizerConfig
+    | TextConfig
+    | JointConfig
+    | PseudoConfig
+    | SupervisedConfig
+    | UnsupervisedConfig
+    | ReleaseConfig
 )
 STAGES: Mapping[str, type[StageConfig]] = {
     "tokenizer": TokenizerConfig,
     "text": TextConfig,
     "joint": JointConfig,
+    "pseudo": PseudoConfig,
     "supervised": SupervisedConfig,
     "unsupervised": UnsupervisedConfig,
     "release": ReleaseConfig,
@@ -159,3 +186,12 @@ class Places:
     def run(self, relative: str) -> Path:
         """A result of another step."""
         return (self.runs or self.out.parent) / relative
+
+    def sources(self, names: Sequence[str]) -> list[Path | RunCaptions]:
+        """What data settings name: paths in the data root; `runs:STEP`, the captions that a step has written."""
+        return [
+            RunCaptions(self.run(name.removeprefix(RUNS)), self.data)
+            if name.startswith(RUNS)
+            else self.data / name
+            for name in names
+        ]

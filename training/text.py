@@ -100,8 +100,6 @@ def build_text(config: TextConfig, places: Places, problems: Problems, *, device
     origin = from_shape(model, places, seed=seed, device=device)
     groups = read_caption_groups([places.data / file for file in config.data.text], problems)
     if config.data.labelled:
-        groups += read_captioned_sources(
-            [places.data / folder for folder in config.data.labelled], problems
-        ).texts()
+        groups += read_captioned_sources(places.sources(config.data.labelled), problems).texts()
     encoded = [encode_texts(origin.captioner, group.texts, group.sources, problems)[0] for group in groups]
     return TextStage(origin, config, groups=[group for group in encoded if group])
