@@ -13,9 +13,6 @@ from torch.nn import functional
 
 from training.lexicon import Lexicon
 
-FLOOR = 0.003
-"""Added to probabilities before their logarithm: below it, a classifier's "no" says no more."""
-
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
 
@@ -79,8 +76,7 @@ class CaptionChooser:
         images: embeddings of the photos, unit vectors from CLIP's image tower.
         min_confidence: a photo in which no thing is as sure as this gets no caption.
         min_captions: a thing that fewer captions name is not looked for.
-        pool_size: captions that CLIP and classifier like best, of which the most typical ones are taken.
-        evidence: weight of what the classifier says of the things that a caption names.
+        pool_size: captions that CLIP finds nearest, of which the most typical ones are taken.
     """
 
     def __init__(
@@ -92,13 +88,11 @@ class CaptionChooser:
         min_confidence: float,
         min_captions: int,
         pool_size: int,
-        evidence: float,
     ) -> None:
         self._pool, self._confidence = pool, confidence
         self._images = _centred(images)
         self._is_used = pool.names.sum(axis=0) >= min_captions
-        self._min_confidence, self._pool_size, self._weight = min_confidence, pool_size, evidence
-        self._evidence = np.log((confidence + FLOOR) / (confidence.mean(axis=0) + FLOOR))
+        self._min_confidence, self._pool_size = min_confidence, pool_size
 
     def choose(self, photo: int, *, owner: str, count: int) -> Choice | None:
         """At most `count` captions for a photo, never its own; None if the classifier is sure of nothing."""
@@ -108,11 +102,10 @@ class CaptionChooser:
         if not len(rows):
             return None
         similarity = (self._pool.centred[rows] @ self._images[photo]).numpy()
-        score = similarity + self._weight * (names[rows] @ self._evidence[photo])
-        best = rows[np.argsort(-score, kind="stable")[: self._pool_size]]
+        nearest = rows[np.argsort(-similarity, kind="stable")[: self._pool_size]]
         thing = int(np.where(sure, self._confidence[photo], 0).argmax())
-        chosen = self._typical_first(best)[:count]
-        return Choice(chosen.tolist(), thing, float(self._confidence[photo, thing]))
+        chosen = self._typical_first(nearest)[:count]
+        return Choice(tuple(chosen.tolist()), thing, float(self._confidence[photo, thing]))
 
     def _typical_first(self, rows: Int[np.ndarray, "captions"]) -> Int[np.ndarray, "captions"]:
         """Those that resemble the others first: what many captions say is oftener so (arXiv 1505.04467)."""

@@ -121,10 +121,11 @@ class PseudoConfig:
 
     clip: str = setting(doc="CLIP folder that picks among the captions, relative to the folder of runs (3-joint/model/clip)")
     classifier: str = setting("towers/squeezenet1_1.imagenet.safetensors", "torchvision's SqueezeNet 1.1 with its ImageNet classifier, relative to the data root")
+    caption_sources: tuple[str, ...] = setting((), "`source` of the lines of data.text that are used (coco-30k); empty: all. Best are captions of photos like these")
+    prior: float = setting(0.75, "how far things become as likely as captions name them, where the classifier takes all classes for alike: 0 not, 1 wholly", low=0.0, high=1.0)
     min_confidence: float = setting(0.5, "a photo in which the classifier is less sure of every thing gets no captions", low=0.01, high=1.0)
     min_captions: int = setting(20, "a thing that fewer captions name is not looked for", low=1)
-    evidence: float = setting(0.1, "weight of what the classifier says of the things a caption names, beside its CLIP similarity", low=0.0)
-    pool_size: int = setting(50, "captions liked best by both, of which the most typical are taken", low=1)
+    pool_size: int = setting(50, "captions that CLIP finds nearest, of which those that resemble the others most are taken", low=1)
     captions_per_image: int = setting(5, "captions for each photo, at most", low=1, high=5)
     max_words: int = setting(14, "captions with more words are not used: they tell more of their own photo", low=3)
     device: str = setting("auto", "auto: a GPU if there is one, else the CPU; or torch's name of it")

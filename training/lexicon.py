@@ -13,6 +13,8 @@ from training.metrics import words
 
 WORD_FILE = "imagenet_words.tsv"
 NO_CLASS = "-"
+UNNAMED = 1e-3
+"""Prior of a class that captions never name: what it is taken for is not always something else."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,32 @@ class Lexicon:
         hidden = [form for phrase in self.misleading for form in _forms(phrase)]
         longest_first = sorted([*self._thing_of, *hidden], key=len, reverse=True)
         return re.compile(rf"(?<!\S)(?:{'|'.join(map(re.escape, longest_first))})(?!\S)")
+
+
+def with_prior(
+    probabilities: Float[np.ndarray, "photos classes"],
+    lexicon: Lexicon,
+    *,
+    mentions: Float[np.ndarray, "things"],
+    strength: float,
+) -> Float[np.ndarray, "photos classes"]:
+    """Class probabilities in a world where things are as frequent as captions name them.
+
+    A classifier trained on as many photos of every class takes an animal that it does not know for one of 118
+    dogs. Dividing by the old prior and multiplying by the new one is Saerens et al. 2002
+    (doi.org/10.1162/089976602753284446).
+
+    Args:
+        mentions: share of the captions that name each thing.
+        strength: power of the ratio of the priors, 0 (no change) to 1.
+    """
+    prior = np.zeros(probabilities.shape[1])
+    for thing, share in zip(lexicon.things, mentions, strict=True):
+        classes = list(thing.classes)
+        prior[classes] = np.maximum(prior[classes], share / len(classes))
+    weighted = probabilities * ((prior + UNNAMED) * len(prior)) ** strength
+    likely: np.ndarray = (weighted / weighted.sum(axis=1, keepdims=True)).astype(probabilities.dtype)
+    return likely
 
 
 def read_imagenet_lexicon() -> Lexicon:

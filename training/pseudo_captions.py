@@ -21,8 +21,8 @@ from training.data import DataError, ImageFile, Problems, clean_captions, read_r
 from training.disk import replace_text
 from training.features import cached_features
 from training.folders import METADATA
-from training.lexicon import WORD_FILE, Lexicon, read_imagenet_lexicon
-from training.metrics import encode_texts
+from training.lexicon import WORD_FILE, Lexicon, read_imagenet_lexicon, with_prior
+from training.metrics import encode_texts, words
 from training.sources import read_image_sources
 
 SUMMARY = "summary.json"
@@ -39,14 +39,16 @@ def run_pseudo(config: PseudoConfig, places: Places, problems: Problems, *, devi
     pool = _read_pool(config, places, lexicon, clip, problems)
     photos = _read_photos(config, places, clip, problems, device=device)
     problems.report(places.out)
+    likely = with_prior(
+        photos.probabilities, lexicon, mentions=pool.names.mean(axis=0), strength=config.prior
+    )
     chooser = CaptionChooser(
         pool,
-        lexicon.confidence(photos.probabilities),
+        lexicon.confidence(likely),
         photos.embeddings,
         min_confidence=config.min_confidence,
         min_captions=config.min_captions,
         pool_size=config.pool_size,
-        evidence=config.evidence,
     )
     choices = {
         name: choice
@@ -115,19 +117,24 @@ def _name(file: ImageFile, root: Path) -> str:
 def _read_pool(
     config: PseudoConfig, places: Places, lexicon: Lexicon, clip: ClipEncoder, problems: Problems
 ) -> CaptionPool:
-    texts: list[str] = []
-    owners: list[str] = []
+    owners: dict[str, str] = {}
+    seen: set[tuple[str, ...]] = set()
     for path in (places.data / file for file in config.data.text):
         for number, record in read_records(path):
+            if config.caption_sources and record.get("source") not in config.caption_sources:
+                continue
             for text in clean_captions(record, f"{path}:{number}", problems):
-                if len(text.split()) <= config.max_words and lexicon.named_in(text):
-                    texts.append(text)
-                    owners.append(photo_key(str(record.get("image", ""))))
-    if not texts:
+                said = tuple(words(text))
+                if said not in seen and len(said) <= config.max_words and lexicon.named_in(text):
+                    seen.add(said)
+                    owners[text] = photo_key(str(record.get("image", "")))
+    if not owners:
         raise DataError(
-            f"no caption of data.text has at most {config.max_words} words and names a thing of {WORD_FILE}"
+            f"no caption of data.text from {', '.join(config.caption_sources) or 'any source'} has at most "
+            f"{config.max_words} words and names a thing of {WORD_FILE}"
         )
-    return CaptionPool(lexicon, texts, owners, encode_texts(clip, texts).float().cpu())
+    texts = tuple(owners)
+    return CaptionPool(lexicon, texts, tuple(owners.values()), encode_texts(clip, texts).float().cpu())
 
 
 def _write_summary(path: Path, lexicon: Lexicon, choices: Sequence[Choice], *, num_photos: int) -> None:

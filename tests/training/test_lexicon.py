@@ -5,7 +5,7 @@ import pytest
 import torchvision
 
 from training.classifier import NUM_CLASSES
-from training.lexicon import Lexicon, parse_lexicon, read_imagenet_lexicon, word_lines
+from training.lexicon import UNNAMED, Lexicon, parse_lexicon, read_imagenet_lexicon, with_prior, word_lines
 
 LINES = [
     "# a comment",
@@ -56,6 +56,18 @@ def test_confidence_in_a_thing_is_the_sum_over_its_classes(lexicon: Lexicon) -> 
     names = [thing.name for thing in lexicon.things]
     confidence = dict(zip(names, lexicon.confidence(probabilities)[0].tolist(), strict=True))
     assert confidence == pytest.approx({"dog": 0.6, "hot dog": 0.1, "duck": 0.1, "bird": 0.2, "plate": 0.1})
+
+
+def test_prior_moves_what_is_unsure_to_what_captions_name(lexicon: Lexicon) -> None:
+    probabilities = np.array([[0.3, 0.3, 0.0, 0.0, 0.4, 0.0]], dtype=np.float32)
+    mentions = np.array([0.1 if thing.name == "dog" else 0.4 for thing in lexicon.things])
+    kept = with_prior(probabilities, lexicon, mentions=mentions, strength=0.0)
+    assert kept == pytest.approx(probabilities)
+    likely = with_prior(probabilities, lexicon, mentions=mentions, strength=1.0)
+    assert likely.sum() == pytest.approx(1.0)
+    # bird has 0.4 for two classes, dog 0.1 for two: four times as likely, and 0.4 to 0.6 before
+    ratio = (0.2 + UNNAMED) / (0.05 + UNNAMED)
+    assert likely[0, 4] / (likely[0, 0] + likely[0, 1]) == pytest.approx(0.4 / 0.6 * ratio)
 
 
 @pytest.mark.parametrize("line", ["0\tcollie", "dog\tcollie\tdog", "0 collie dog"])
