@@ -63,7 +63,6 @@ class JointConfig:
     frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (clip.model.visual.trunk.conv_stem, …)")
     captioning: float = setting(1.0, "weight of the captions' cross-entropy", low=0.0)
     contrastive: float = setting(0.5, "weight of InfoNCE between photos and captions (arXiv 2103.00020)", low=0.0)
-    cider: float = setting(0.0, "weight of self-critical CIDEr-D of sampled captions (arXiv 1612.00563): what is like people's captions becomes likelier", low=0.0)
     max_logit_scale: float = setting(30.0, "ceiling of its learnt inverse temperature; CLIP's is 100, which a small batch overfits", low=1.0)
     captions_per_image: int = setting(2, "captions drawn for each image of a batch; they share its prefix", low=1)
     label_smoothing: float = setting(0.1, "share of the target given to the rest of the vocabulary", low=0.0, high=0.9)
@@ -71,10 +70,13 @@ class JointConfig:
     data: DataConfig = part(DataConfig)
     augment: AugmentConfig = part(AugmentConfig)
     text: TextReplayConfig = part(TextReplayConfig)
-    rollout: RolloutConfig = part(RolloutConfig, estimator="reinforce", samples=5)
     evaluation: EvaluationConfig = part(EvaluationConfig)
     optim: OptimConfig = part(OptimConfig, lr=4e-4)
     loop: LoopConfig = part(LoopConfig, batch_size=96, precision="bf16")
+
+    def __post_init__(self) -> None:
+        if self.text.weight > 0 and not self.data.text:
+            raise ValueError("text.weight is above 0, and data.text names no captions")
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,22 @@ class SupervisedConfig:
     init: str = setting("", "checkpoint to start from, of either stage, relative to the folder of runs; empty: [model]")
     frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (decoder., mapping.); CLIP never is")
     activation_checkpointing: bool = setting(False, "the decoder's layers compute their activations again for the gradient: less memory, more time (docs/reference.md)")
+    captioning: float = setting(1.0, "weight of the captions' cross-entropy", low=0.0)
+    cider: float = setting(0.0, "weight of self-critical CIDEr-D of sampled captions (arXiv 1612.00563): what agrees with people's captions becomes likelier", low=0.0)
     captions_per_image: int = setting(5, "captions drawn for each image of a batch; they share its prefix", low=1)
     label_smoothing: float = setting(0.1, "share of the target given to the rest of the vocabulary", low=0.0, high=0.9)
     stored_dtype: Literal["float32", "float16"] = setting("float16", "of mapping and decoder in the checkpoint; float16 halves it")
     data: DataConfig = part(DataConfig)
     model: CaptionerShape = part(CaptionerShape)
     lora: LoraConfig = part(LoraConfig)
+    rollout: RolloutConfig = part(RolloutConfig, estimator="reinforce", samples=5)
     evaluation: EvaluationConfig = part(EvaluationConfig)
     optim: OptimConfig = part(OptimConfig)
     loop: LoopConfig = part(LoopConfig)
+
+    def __post_init__(self) -> None:
+        if self.cider > 0 and self.rollout.estimator != "reinforce":
+            raise ValueError("rollout.estimator must be reinforce: CIDEr-D has no gradient")
 
 
 @dataclass(frozen=True)
