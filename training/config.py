@@ -15,6 +15,7 @@ from training.config_parts import (
     OptimConfig,
     RewardConfig,
     RolloutConfig,
+    TextReplayConfig,
     TowersConfig,
 )
 from training.sources import RunCaptions
@@ -72,9 +73,14 @@ class JointConfig:
     stored_dtype: Literal["float32", "float16"] = setting("float16", "of mapping and decoder in the checkpoint; float16 halves it")
     data: DataConfig = part(DataConfig)
     augment: AugmentConfig = part(AugmentConfig)
+    text: TextReplayConfig = part(TextReplayConfig)
     evaluation: EvaluationConfig = part(EvaluationConfig)
     optim: OptimConfig = part(OptimConfig, lr=4e-4)
     loop: LoopConfig = part(LoopConfig, batch_size=96, precision="bf16")
+
+    def __post_init__(self) -> None:
+        if self.text.weight > 0 and not self.data.text:
+            raise ValueError("text.weight is above 0, and data.text names no captions")
 
 
 @dataclass(frozen=True)
@@ -84,15 +90,22 @@ class SupervisedConfig:
     init: str = setting("", "checkpoint to start from, of either stage, relative to the folder of runs; empty: [model]")
     frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (decoder., mapping.); CLIP never is")
     activation_checkpointing: bool = setting(False, "the decoder's layers compute their activations again for the gradient: less memory, more time (docs/reference.md)")
+    captioning: float = setting(1.0, "weight of the captions' cross-entropy", low=0.0)
+    cider: float = setting(0.0, "weight of self-critical CIDEr-D of sampled captions (arXiv 1612.00563): what agrees with people's captions becomes likelier", low=0.0)
     captions_per_image: int = setting(5, "captions drawn for each image of a batch; they share its prefix", low=1)
     label_smoothing: float = setting(0.1, "share of the target given to the rest of the vocabulary", low=0.0, high=0.9)
     stored_dtype: Literal["float32", "float16"] = setting("float16", "of mapping and decoder in the checkpoint; float16 halves it")
     data: DataConfig = part(DataConfig)
     model: CaptionerShape = part(CaptionerShape)
     lora: LoraConfig = part(LoraConfig)
+    rollout: RolloutConfig = part(RolloutConfig, estimator="reinforce", samples=5)
     evaluation: EvaluationConfig = part(EvaluationConfig)
     optim: OptimConfig = part(OptimConfig)
     loop: LoopConfig = part(LoopConfig)
+
+    def __post_init__(self) -> None:
+        if self.cider > 0 and self.rollout.estimator != "reinforce":
+            raise ValueError("rollout.estimator must be reinforce: CIDEr-D has no gradient")
 
 
 @dataclass(frozen=True)
