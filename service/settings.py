@@ -132,6 +132,18 @@ class Settings(BaseSettings):
         ge=0,
         description="Seconds between two saves of a worker's results; a killed one costs that much.",
     )
+    keep_outputs_days: float | None = Field(
+        None, gt=0, description="Days after a job's end that its output files are kept; unset keeps them."
+    )
+    keep_jobs_days: float | None = Field(
+        None, gt=0, description="Days after its end that a job and its results are kept; unset keeps them."
+    )
+    keep_datasets_days: float | None = Field(
+        None,
+        gt=0,
+        description="Days after its upload, and after the end of the last job on it, that a dataset is kept; "
+        "unset keeps them.",
+    )
     webhook_secret: str | None = Field(
         None,
         repr=False,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from service.jobs.store import ArtifactStore
 
 ITEMS_PER_FILE = 1000
 MAX_LISTED_REJECTIONS = 1000
+
+YOUNG = timedelta(hours=1)
+"""A photo that was written within this time may belong to a dataset that is still being uploaded."""
 
 _CACHED_FILES = 16
 
@@ -38,7 +42,9 @@ class DatasetWriter:
     def add_photo(self, name: str, data: bytes) -> None:
         """Keeps the photo's bytes and lists it."""
         digest = hashlib.sha256(data).hexdigest()
-        self._store.create(image_key(digest), data)
+        key = image_key(digest)
+        if not self._store.create(key, data) and _is_old(self._store.modified(key)):
+            self._store.put(key, data)  # young again: retention leaves it until this dataset is there
         self.add(Item(name=name, num_bytes=len(data), sha256=digest))
 
     def add(self, item: Item) -> None:
@@ -112,6 +118,18 @@ class Datasets:
             raise DatasetNotFoundError(f"there is no dataset {dataset_id[:64]!r}")
         return Dataset.model_validate_json(found)
 
+    def ids(self) -> list[str]:
+        """Every dataset, the oldest first."""
+        return self._store.folders("datasets")
+
+    def photos(self, dataset_id: str) -> Iterator[str]:
+        """SHA-256 of the photos that the store holds for a dataset, of one whose upload runs too."""
+        for key in self._store.keys(f"datasets/{dataset_id}/items"):
+            for line in (self._store.get(key) or b"").splitlines():
+                sha256 = json.loads(line).get("sha256")
+                if sha256 is not None:
+                    yield sha256
+
     def items(self, dataset_id: str, numbers: Iterable[int]) -> Iterator[tuple[int, Item]]:
         """Items by number."""
         for number in numbers:
@@ -137,6 +155,10 @@ class Datasets:
         if lines is None:
             raise StoreUnavailableError(f"the artifact store has lost items of the dataset {dataset_id}")
         return [Item.model_validate(json.loads(line)) for line in lines.splitlines()]
+
+
+def _is_old(modified: datetime | None) -> bool:
+    return modified is None or now() - modified > YOUNG
 
 
 def path_of(dataset: Dataset, item: Item) -> Path:
