@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.bucket_uri import plain_uri
 from service.errors import CommandError
 from service.rate_limits import check_rate
 
@@ -116,6 +117,11 @@ class Settings(BaseSettings):
         (),
         description="Folders of this machine that jobs may read, with ':' between them; links out refused.",
     )
+    dataset_buckets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Prefixes of buckets that jobs may read, by commas (s3://photos/2024,gs://museum); "
+        "server and credentials are the environment's, as obstore reads them.",
+    )
     max_dataset_items: int = Field(1_000_000, ge=1, description="Photos of one dataset.")
     max_dataset_bytes: int = Field(
         16 * 1024 * MEBIBYTE, ge=1, description="Bytes of one uploaded dataset, packed or unpacked."
@@ -170,12 +176,20 @@ class Settings(BaseSettings):
         """Where API keys are kept, hashed."""
         return self.data_dir / "keys.json"
 
-    @field_validator("cors_origins", "trusted_proxies", mode="before")
+    @field_validator("cors_origins", "dataset_buckets", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return (
             [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )
+
+    @field_validator("dataset_buckets")
+    @classmethod
+    def _are_prefixes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for uri in value:
+            if plain_uri(uri) is None:
+                raise ValueError(f"{uri!r} is not s3://bucket/prefix, gs://… or az://…")
+        return value
 
     @field_validator("rate_limit")
     @classmethod

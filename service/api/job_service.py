@@ -17,6 +17,7 @@ from service.errors import (
     ServiceError,
 )
 from service.jobs.archive import JobArchive, output_key
+from service.jobs.buckets import allowed_uri, dataset_of_bucket
 from service.jobs.documents import CaptionJob, Dataset, Webhook, now
 from service.jobs.events import JobEvents
 from service.jobs.folders import allowed_folder, dataset_of_folder
@@ -59,18 +60,26 @@ class Submission:
         return jobs.submit(self._job(job_id, asked, dataset))
 
     def _dataset(self, asked: CaptionJobRequest) -> Dataset:
-        settings = self._settings
-        if asked.folder is not None:
-            return dataset_of_folder(
-                asked.folder,
-                store=self._parts.store,
-                roots=settings.dataset_roots,
-                max_items=settings.max_dataset_items,
-            )
-        dataset = self._parts.datasets.get(asked.dataset or "")
+        if asked.dataset is None:
+            return self.dataset_at(folder=asked.folder, uri=asked.uri)
+        dataset = self._parts.datasets.get(asked.dataset)
         if dataset.folder is not None:
-            allowed_folder(dataset.folder, settings.dataset_roots)
+            allowed_folder(dataset.folder, self._settings.dataset_roots)
+        if dataset.uri is not None:
+            allowed_uri(dataset.uri, self._settings.dataset_buckets)
         return dataset
+
+    def dataset_at(self, *, folder: str | None, uri: str | None) -> Dataset:
+        """A dataset of photos that stay where they are.
+
+        Raises:
+            ServiceError: the operator has not opened the place, or it has no photos.
+        """
+        store, settings = self._parts.store, self._settings
+        most = settings.max_dataset_items
+        if uri is not None:
+            return dataset_of_bucket(uri, store=store, roots=settings.dataset_buckets, max_items=most)
+        return dataset_of_folder(folder or "", store=store, roots=settings.dataset_roots, max_items=most)
 
     def _job(self, job_id: str, asked: CaptionJobRequest, dataset: Dataset) -> CaptionJob:
         return CaptionJob(
@@ -82,6 +91,7 @@ class Submission:
             options=asked.options,
             outputs=tuple(dict.fromkeys(asked.outputs)),
             writes_to_folder=asked.write_to_folder,
+            sidecar=asked.sidecar,
             policy=asked.policy,
             webhook=Webhook(url=asked.webhook.url) if asked.webhook else None,
         )

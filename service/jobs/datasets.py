@@ -13,6 +13,7 @@ from service.errors import (
     PhotoLostError,
     StoreUnavailableError,
 )
+from service.jobs.bucket import Bucket
 from service.jobs.documents import Dataset, Item, Rejected, new_id, now
 from service.jobs.store import ArtifactStore
 
@@ -23,16 +24,20 @@ YOUNG = timedelta(hours=1)
 """A photo that was written within this time may belong to a dataset that is still being uploaded."""
 
 _CACHED_FILES = 16
+_CACHED_BUCKETS = 16
 
 
 class DatasetWriter:
     """Collects the items of a new dataset; nothing is visible before `finish`."""
 
-    def __init__(self, store: ArtifactStore, *, max_items: int, folder: Path | None = None) -> None:
+    def __init__(
+        self, store: ArtifactStore, *, max_items: int, folder: Path | None = None, uri: str | None = None
+    ) -> None:
         self.id = new_id("ds")
         self._store = store
         self._max_items = max_items
         self._folder = folder
+        self._uri = uri
         self._waiting: list[Item] = []
         self._num_items = 0
         self._num_bytes = 0
@@ -87,6 +92,7 @@ class DatasetWriter:
             num_items=self._num_items,
             num_bytes=self._num_bytes,
             folder=str(self._folder) if self._folder else None,
+            uri=self._uri,
             num_rejected=self._num_rejected,
             rejected=tuple(self._rejected),
         )
@@ -106,6 +112,7 @@ class Datasets:
     def __init__(self, store: ArtifactStore) -> None:
         self._store = store
         self._file = lru_cache(maxsize=_CACHED_FILES)(self._read_file)
+        self._bucket = lru_cache(maxsize=_CACHED_BUCKETS)(Bucket)
 
     def get(self, dataset_id: str) -> Dataset:
         """A dataset's head.
@@ -136,19 +143,28 @@ class Datasets:
             yield number, self._file(dataset_id, number // ITEMS_PER_FILE)[number % ITEMS_PER_FILE]
 
     def read(self, dataset: Dataset, item: Item, *, max_bytes: int) -> bytes:
-        """An item's bytes, one more than `max_bytes` at most where they lie in a folder.
+        """An item's bytes, one more than `max_bytes` at most where they lie in a folder or bucket.
 
         Raises:
-            OSError: the file of a server folder cannot be read.
+            OSError: the file of a server folder or bucket cannot be read.
+            StoreUnavailableError: store or bucket does not answer.
             PhotoLostError: the store lacks a photo that it took.
         """
         if dataset.folder is not None:
             with path_of(dataset, item).open("rb") as file:
                 return file.read(max_bytes + 1)
+        if dataset.uri is not None:
+            return self._bucket(dataset.uri).read(item.name, max_bytes=max_bytes)
         data = self._store.get(image_key(item.sha256 or ""))
         if data is None:
             raise PhotoLostError(f"the artifact store has lost the photo {item.name}")
         return data
+
+    def fingerprint_now(self, dataset: Dataset, item: Item) -> list[int] | None:
+        """As `fingerprint`, asking the bucket."""
+        if dataset.uri is not None:
+            return self._bucket(dataset.uri).facts(item.name)
+        return fingerprint(dataset, item)
 
     def _read_file(self, dataset_id: str, number: int) -> list[Item]:
         lines = self._store.get(_items_key(dataset_id, number))
@@ -167,7 +183,12 @@ def path_of(dataset: Dataset, item: Item) -> Path:
 
 
 def fingerprint(dataset: Dataset, item: Item) -> list[int] | None:
-    """Size and time of a server folder's file; None where there is no file, or the store holds the photo."""
+    """Size and time of a server folder's file now, or of a bucket's when it was listed.
+
+    None where there is no file, or the store holds the photo.
+    """
+    if dataset.uri is not None:
+        return [item.num_bytes, item.modified_ns or 0]
     if dataset.folder is None:
         return None
     try:

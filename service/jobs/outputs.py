@@ -21,6 +21,7 @@ FILES: dict[OutputKind, tuple[str, str]] = {
     "csv": ("captions.csv", "text/csv; charset=utf-8"),
     "metadata": ("metadata.jsonl", "application/x-ndjson"),
     "txt": ("captions-txt.tar", "application/x-tar"),
+    "caption": ("captions-caption.tar", "application/x-tar"),
     "xmp": ("captions-xmp.tar", "application/x-tar"),
     "webdataset": ("webdataset.tar", "application/x-tar"),
 }
@@ -80,8 +81,8 @@ def output_parts(kind: OutputKind, rows: Rows, *, read_photo: ReadPhoto) -> Iter
             return _csv(rows)
         case "metadata":
             return json_lines({"file_name": row["file_name"], "text": _text(row)} for row in rows)
-        case "txt":
-            return tar_of((_renamed(row, ".txt"), (_text(row) + "\n").encode()) for row in rows)
+        case "txt" | "caption":
+            return tar_of((_renamed(row, f".{kind}"), (_text(row) + "\n").encode()) for row in rows)
         case "xmp":
             return tar_of((_renamed(row, ".xmp"), xmp_of(row)) for row in rows)
         case "webdataset":

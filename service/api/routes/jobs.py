@@ -12,6 +12,7 @@ from service.api.job_schemas import CaptionJobRequest, JobInfo, JobList, RetryIn
 from service.api.responses import problem_responses
 from service.errors import (
     BrokerUnavailableError,
+    BucketNotAllowedError,
     DatasetNotFoundError,
     FolderNotAllowedError,
     IdempotencyKeyReusedError,
@@ -42,10 +43,11 @@ _LINES: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/captions",
     status_code=202,
-    summary="Caption a dataset or a folder of the server",
+    summary="Caption a dataset, a folder of the server or a bucket",
     responses=problem_responses(
         DatasetNotFoundError,
         FolderNotAllowedError,
+        BucketNotAllowedError,
         ModelNotFoundError,
         InvalidDatasetError,
         InvalidRequestError,
