@@ -50,6 +50,10 @@ def submit_captions(
     ] = False,
     sidecar: Annotated[Literal["txt", "caption"], typer.Option(help="Suffix of those texts.")] = "txt",
     policy: Annotated[Policy, typer.Option(help="What becomes of a text that is there.")] = "skip",
+    duplicates: Annotated[
+        Literal["ignore", "report", "caption-once"],
+        typer.Option(help="Near-duplicates: list them (results --output duplicates), or caption one each."),
+    ] = "ignore",
     webhook: Annotated[str | None, typer.Option(help="Address that is told of the end.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Wait for the end with a progress bar.")] = False,
     url: Url = None,
@@ -62,6 +66,7 @@ def submit_captions(
         "write_to_folder": write_to_folder,
         "sidecar": sidecar,
         "policy": policy,
+        "duplicates": duplicates,
         "webhook": {"url": webhook} if webhook else None,
         **_source(client, source, on_server=on_server),
     }

@@ -5,7 +5,15 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.jobs.documents import Dataset, JobState, OutputKind, Policy, Sidecar
+from service.jobs.documents import (
+    DUPLICATE_SIMILARITY,
+    Dataset,
+    Duplicates,
+    JobState,
+    OutputKind,
+    Policy,
+    Sidecar,
+)
 from service.jobs.status import JobStatus
 from service.option_reading import options_schema
 
@@ -88,6 +96,14 @@ class CaptionJobRequest(BaseModel):
     policy: Policy = Field(
         "skip", description="What becomes of a text that is there; overwrite-machine leaves a person's text."
     )
+    duplicates: Duplicates = Field(
+        "ignore",
+        description="Near-duplicates by CLIP embedding: report lists them (`results?output=duplicates`), "
+        "caption-once gives all of a group the caption of the first, as `same_as` says.",
+    )
+    duplicate_similarity: float = Field(
+        DUPLICATE_SIMILARITY, gt=0, le=1, description="Cosine from which on two photos are near-duplicates."
+    )
     webhook: WebhookRequest | None = None
 
     @model_validator(mode="after")
@@ -126,6 +142,8 @@ class JobInfo(BaseModel):
     write_to_folder: bool
     sidecar: Sidecar
     policy: Policy
+    duplicates: Duplicates
+    duplicate_similarity: float
     error: str | None = Field(description="Why the whole job failed, where it did.")
 
 
@@ -163,6 +181,8 @@ def job_info(status: JobStatus) -> JobInfo:
         write_to_folder=job.writes_to_folder,
         sidecar=job.sidecar,
         policy=job.policy,
+        duplicates=job.duplicates,
+        duplicate_similarity=job.duplicate_similarity,
         error=status.error,
     )
 

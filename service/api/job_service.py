@@ -22,7 +22,8 @@ from service.jobs.documents import CaptionJob, Dataset, Webhook, now
 from service.jobs.events import JobEvents
 from service.jobs.folders import allowed_folder, dataset_of_folder
 from service.jobs.idempotency import claim_job_id
-from service.jobs.outputs import FILES
+from service.jobs.likeness import MAX_COMPARED
+from service.jobs.outputs import CAPTIONS, DUPLICATES, FILES, JSON_LINES, captioned, json_lines
 from service.jobs.parts import JobParts
 from service.jobs.status import JobStatus
 from service.jobs.webhook import check_webhook
@@ -57,6 +58,11 @@ class Submission:
         dataset = self._dataset(asked)
         if asked.write_to_folder and dataset.folder is None:
             raise InvalidRequestError("write_to_folder needs photos in a folder of the server, not an upload")
+        if asked.duplicates != "ignore" and dataset.num_items > MAX_COMPARED:
+            raise InvalidRequestError(
+                f"near-duplicates are looked for among {MAX_COMPARED} photos at most; "
+                f"the dataset has {dataset.num_items}"
+            )
         return jobs.submit(self._job(job_id, asked, dataset))
 
     def _dataset(self, asked: CaptionJobRequest) -> Dataset:
@@ -93,6 +99,8 @@ class Submission:
             writes_to_folder=asked.write_to_folder,
             sidecar=asked.sidecar,
             policy=asked.policy,
+            duplicates=asked.duplicates,
+            duplicate_similarity=asked.duplicate_similarity,
             webhook=Webhook(url=asked.webhook.url) if asked.webhook else None,
         )
 
@@ -137,6 +145,15 @@ class JobService:
             with suppress(JobNotFoundError):
                 yield self.parts.jobs.status(job_id)
 
+    def lines_response(self, job_id: str) -> StreamingResponse:
+        """The captions so far; of an ended job as its output has them. Raises JobNotFoundError."""
+        jobs = self.parts.jobs
+        status = jobs.status(job_id)
+        parts = None
+        if status.finished is not None:
+            parts = self.parts.store.stream(output_key(job_id, status.attempt, CAPTIONS))
+        return StreamingResponse(parts or json_lines(captioned(jobs.results(job_id))), media_type=JSON_LINES)
+
     def output_response(self, job_id: str, output: str) -> StreamingResponse:
         """An output of an ended job.
 
@@ -145,14 +162,18 @@ class JobService:
             NotFoundError: it was not asked for.
         """
         status = self.parts.jobs.status(job_id)
-        kind = next((one for one in status.job.outputs if one == output), None)
-        if kind is None:
-            known = ", ".join(("jsonl", *status.job.outputs))
+        files = {kind: FILES[kind] for kind in status.job.outputs} | (
+            {} if status.job.duplicates == "ignore" else {"duplicates": (DUPLICATES, JSON_LINES)}
+        )
+        if output not in files:
+            known = ", ".join(("jsonl", *files))
             raise NotFoundError(f"the job has no output {output!r}; it has {known}")
-        name, media_type = FILES[kind]
-        parts = self.parts.store.stream(output_key(job_id, status.attempt, name))
-        if status.finished is None or parts is None:
+        name, media_type = files[output]
+        if status.finished is None:
             raise JobStateError(f"the job is {status.state}; {name} is made when it ends")
+        parts = self.parts.store.stream(output_key(job_id, status.attempt, name))
+        if parts is None:
+            raise NotFoundError(f"{name} is kept no longer (SEMICAP_KEEP_OUTPUTS_DAYS); the results are")
         headers = {"Content-Disposition": f'attachment; filename="{job_id}-{name}"'}
         return StreamingResponse(parts, media_type=media_type, headers=headers)
 

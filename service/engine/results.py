@@ -1,7 +1,9 @@
 """What the engine answers for one image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from torch import Tensor
 
 from models.generation import FinishReason
 
@@ -57,7 +59,12 @@ class ImageScores:
 
 @dataclass(frozen=True)
 class ImageCaptions:
-    """Captions of one image, best first, and where the time went."""
+    """Captions of one image, best first, and where the time went.
+
+    Args:
+        embedding: CLIP's unit vector of the image.
+    """
 
     captions: tuple[ScoredCaption, ...]
     timings: StageTimings
+    embedding: Tensor | None = field(default=None, compare=False, repr=False)

@@ -15,6 +15,12 @@ Policy = Literal["skip", "append", "prepend", "overwrite-machine", "overwrite"]
 ENDED: tuple[JobState, ...] = ("succeeded", "failed", "canceled")
 
 
+Duplicates = Literal["ignore", "report", "caption-once"]
+
+DUPLICATE_SIMILARITY = 0.95
+"""Cosine of two photos' CLIP embeddings from which on they are near-duplicates (docs/jobs.md has figures)."""
+
+
 class Document(BaseModel):
     """A stored document; one of a later version keeps what this version does not know to itself."""
 
@@ -85,6 +91,8 @@ class CaptionJob(Document):
     writes_to_folder: bool = False
     sidecar: Sidecar = "txt"
     policy: Policy = "skip"
+    duplicates: Duplicates = "ignore"
+    duplicate_similarity: float = DUPLICATE_SIMILARITY
     webhook: Webhook | None = None
 
 

@@ -28,11 +28,9 @@ from service.errors import (
     UnknownOptionError,
 )
 from service.jobs.failures import worth_retrying
-from service.jobs.outputs import captioned, errors, json_lines
+from service.jobs.outputs import JSON_LINES, errors, json_lines
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-
-JSON_LINES = "application/x-ndjson"
 
 _FOUND = problem_responses(JobNotFoundError, StoreUnavailableError, BrokerUnavailableError)
 _LINES: dict[int | str, dict[str, Any]] = {
@@ -170,8 +168,7 @@ def job_results(
     """One line for each captioned photo, also while the job runs."""
     if output != "jsonl":
         return jobs.output_response(job, output)
-    lines = json_lines(captioned(jobs.parts.jobs.results(job)))
-    return StreamingResponse(lines, media_type=JSON_LINES)
+    return jobs.lines_response(job)
 
 
 @router.get(

@@ -102,6 +102,8 @@ def test_request_whose_first_is_not_done_is_409_then_taken_over(
         "write_to_folder": False,
         "sidecar": "txt",
         "policy": "skip",
+        "duplicates": "ignore",
+        "duplicate_similarity": 0.95,
         "webhook": None,
     }
     claimed, _ = claim_job_id(job_parts(client).jobs.archive, "half", body)
