@@ -73,9 +73,12 @@ def test_wrong_password_is_a_broker_that_does_not_answer(server: tuple[int, Path
 
 
 def test_certificate_that_nobody_vouches_for_is_refused(server: tuple[int, Path]) -> None:
-    with tls_proxy(server[0]) as port, redis.Redis.from_url(f"rediss://127.0.0.1:{port}/0") as client:
-        with pytest.raises(redis.ConnectionError, match="certificate"):
-            client.ping()
+    with (
+        tls_proxy(server[0]) as port,
+        closing(redis.Redis.from_url(f"rediss://127.0.0.1:{port}/0")) as client,
+        pytest.raises(redis.ConnectionError, match="certificate"),
+    ):
+        client.ping()
 
 
 @contextmanager

@@ -64,13 +64,22 @@ def again(data: bytes) -> bytes:
     return file.getvalue()
 
 
-def job_with_copies(parts: JobParts, **more: object) -> CaptionJob:
+def job_with_copies(
+    parts: JobParts, *, duplicates: str = "ignore", outputs: tuple[str, ...] = ()
+) -> CaptionJob:
     """Four pictures; then one broken, and each of the four again; chunks of six."""
     writer = DatasetWriter(parts.store, max_items=100)
     photos = pictures.photos(4)
     for number, data in enumerate([*photos, photos[0][:99], *map(again, photos)]):
         writer.add_photo(f"{number:02d}.jpg", data)
-    return job_on(writer.finish(), chunk_items=6, options=GREEDY, duplicate_similarity=0.9999, **more)
+    return job_on(
+        writer.finish(),
+        chunk_items=6,
+        options=GREEDY,
+        duplicates=duplicates,
+        duplicate_similarity=0.9999,
+        outputs=outputs,
+    )
 
 
 def captions(parts: JobParts, job: CaptionJob) -> dict[int, dict[str, object]]:

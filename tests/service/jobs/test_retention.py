@@ -24,8 +24,8 @@ def sweep(parts: JobParts, **keep: timedelta) -> list[str]:
     return Retention(parts.jobs.archive, parts.datasets, Keep(**keep)).sweep()
 
 
-def ended(parts: JobParts, **more: object) -> CaptionJob:
-    job = job_on(uploaded(parts, 3), **more)
+def ended(parts: JobParts, *, outputs: tuple[str, ...] = ()) -> CaptionJob:
+    job = job_on(uploaded(parts, 3), outputs=outputs)
     parts.jobs.submit(job)
     InlineWorker(parts).do_all()
     parts.keeper.look()
