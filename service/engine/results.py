@@ -1,11 +1,12 @@
 """What the engine answers for one image."""
 
 from dataclasses import dataclass, field
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from models.generation import FinishReason
+
+if TYPE_CHECKING:  # whoever counts or keeps results needs no torch
+    from torch import Tensor
 
 Priority = Literal["interactive", "bulk"]
 
@@ -67,4 +68,4 @@ class ImageCaptions:
 
     captions: tuple[ScoredCaption, ...]
     timings: StageTimings
-    embedding: Tensor | None = field(default=None, compare=False, repr=False)
+    embedding: "Tensor | None" = field(default=None, compare=False, repr=False)

@@ -50,7 +50,7 @@ def test_metadata_beside_the_photos_is_a_labelled_folder(
     problems = Problems()
     images = read_captioned_images(folder, problems)
     assert [list(captions) for captions in images.captions] == [[text] for text in TEXTS]
-    assert not problems.counts
+    assert problems.items == []
 
 
 def test_webdataset_is_a_shard_to_train_on(parts: JobParts, job: CaptionJob, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_webdataset_is_a_shard_to_train_on(parts: JobParts, job: CaptionJob, tmp
     problems = Problems()
     images = read_captioned_shards([shard], problems)
     assert [list(captions) for captions in images.captions] == [[text] for text in TEXTS]
-    assert not problems.counts
+    assert problems.items == []
 
 
 @pytest.mark.parametrize("kind", ["txt", "caption"])
