@@ -131,6 +131,18 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class TextReplayConfig:
+    """Captions alone in every step beside the photos, as in stage text: the decoder forgets less of its English."""
+
+    weight: float = setting(0.0, "of both losses on data.text; 0: none", low=0.0)
+    groups: int = setting(128, "photos whose captions are drawn in each step", low=2)
+    captioning: float = setting(1.0, "weight of the cross-entropy of captions written from another's embedding", low=0.0)
+    contrastive: float = setting(1.0, "weight of finding the other caption of the same photo", low=0.0)
+    temperature: float = setting(0.05, "softmax temperature of that", low=1e-3)
+    noise: float = setting(0.5, "expected length of the noise on the unit embedding", low=0.0)
+
+
+@dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters learn in the place of the decoder's weights (arXiv 2106.09685); checkpoints get plain weights."""
 
