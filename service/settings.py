@@ -105,7 +105,11 @@ class Settings(BaseSettings):
     )
     workers: int = Field(1, ge=0, le=64, description="Worker processes that semicap serve starts.")
     worker_metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="TCP port of a worker's Prometheus metrics; unset means none."
+        None,
+        ge=1,
+        le=65535,
+        description="TCP port of a worker's Prometheus metrics; of several workers on one machine each "
+        "takes the next that is free. Unset means none.",
     )
     store_url: str | None = Field(
         None,
