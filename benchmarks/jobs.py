@@ -60,7 +60,7 @@ def main() -> None:
                 if way == "files":
                     by_files = _files(engine, model, limits, some, output)
                 else:
-                    by_job = _job(engine, model, limits, some, parts)
+                    by_job = _job(engine, model, limits, some, parts, chunk_items=arguments.chunk)
             table.add_row(
                 str(len(some)),
                 *(f"{len(some) / spent.wall_s:.1f}" for spent in (by_files, by_job)),
@@ -78,6 +78,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
     parser.add_argument("--count", type=int, default=768)
     parser.add_argument("--slices", type=int, default=3)
+    parser.add_argument("--chunk", type=int, default=Settings().job_chunk_items, help="photos of one chunk")
     return parser.parse_args()
 
 
@@ -133,7 +134,13 @@ def _files(
 
 
 def _job(
-    engine: Engine, model: ServedModel, limits: ImageLimits, photos: Sequence[Path], parts: JobParts
+    engine: Engine,
+    model: ServedModel,
+    limits: ImageLimits,
+    photos: Sequence[Path],
+    parts: JobParts,
+    *,
+    chunk_items: int,
 ) -> _Spent:
     """From the submission to the outcome; the upload came before."""
     settings = Settings()
@@ -154,7 +161,7 @@ def _job(
         created=now(),
         dataset=dataset.id,
         num_items=dataset.num_items,
-        chunk_items=settings.job_chunk_items,
+        chunk_items=chunk_items,
     )
     began = _Spent.now()
     parts.jobs.submit(job)
