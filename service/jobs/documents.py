@@ -12,6 +12,10 @@ OutputKind = Literal["txt", "csv", "metadata", "xmp", "webdataset", "caption"]
 Sidecar = Literal["txt", "caption"]
 Policy = Literal["skip", "append", "prepend", "overwrite-machine", "overwrite"]
 
+MOST_CHUNK_ITEMS = 1024
+CHUNKS_TO_SHARE = 64
+"""A job is cut into so many chunks before they get any larger: that many workers can share it."""
+
 ENDED: tuple[JobState, ...] = ("succeeded", "failed", "canceled")
 
 
@@ -183,6 +187,11 @@ def now() -> datetime:
 def new_id(prefix: str) -> str:
     """An identifier that sorts by the time of its making, to the millisecond."""
     return f"{prefix}-{int(now().timestamp() * 1000):012x}{uuid4().hex[:12]}"
+
+
+def chunk_items_for(num_items: int, *, least: int) -> int:
+    """Photos of one chunk: a large job has large ones, as an engine runs empty at the end of each."""
+    return max(least, min(MOST_CHUNK_ITEMS, num_items // CHUNKS_TO_SHARE))
 
 
 def chunks_of(num_items: int, chunk_items: int) -> int:
