@@ -137,7 +137,7 @@ class Settings(BaseSettings):
         128,
         ge=1,
         le=10_000,
-        description="Photos that a worker takes at one time; more, up to 1,024, in jobs of very many.",
+        description="Photos that a worker takes at one time; up to 1,024 in jobs of very many.",
     )
     job_chunk_s: float = Field(
         60.0, gt=0, description="Seconds after which a worker gives the rest of its photos back to the queue."
