@@ -15,7 +15,7 @@ from training.toml_reader import part, setting
 class DataConfig:
     """Where images and captions are; every path is relative to the data root given with --data."""
 
-    labelled: tuple[str, ...] = setting((), "folders with metadata.jsonl, COCO or Karpathy files (file.json#train) or shards (name-{000..009}.tar) whose captions are used; docs/data.md")
+    labelled: tuple[str, ...] = setting((), "folders with metadata.jsonl, COCO or Karpathy files (file.json#train) shards (name-{000..009}.tar) or runs:STEP, whose captions are used; docs/data.md")
     unlabelled: tuple[str, ...] = setting((), "image folders, caption files or shards used without their captions")
     text: tuple[str, ...] = setting((), "jsonl files of captions without images (`text` in each line)")
     validation: str = setting("", "labelled folder for evaluation, never trained on; empty: no evaluation")
