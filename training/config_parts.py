@@ -168,6 +168,7 @@ class RewardConfig:
     target_length: float = setting(12.0, "tokens, end-of-text included, up to which a caption costs nothing", low=1.0)
     repetition: float = setting(0.0, "weight of the expected number of word pairs that a caption repeats", low=0.0)
     replay: float = setting(1.0, "weight of cross-entropy on labelled pairs in every step; needs data.labelled", low=0.0)
+    replay_cider: float = setting(0.0, "weight of self-critical CIDEr-D (arXiv 1612.00563) on the replayed images; needs data.labelled", low=0.0)
 
 
 @dataclass(frozen=True)
