@@ -14,11 +14,24 @@ let unstoredKey = '';
  * @returns {RequestInit}
  */
 export function withKey(init) {
-  const key = currentKey();
-  if (!key) return init;
+  if (!hasKey()) return init;
   const headers = new Headers(init.headers);
-  headers.set('Authorization', `Bearer ${key}`);
+  for (const [name, value] of Object.entries(keyHeaders())) headers.set(name, value);
   return { ...init, headers };
+}
+
+/** Whether requests carry a key. */
+export function hasKey() {
+  return currentKey() !== '';
+}
+
+/**
+ * The headers that carry the key.
+ *
+ * @returns {Record<string, string>}
+ */
+export function keyHeaders() {
+  return hasKey() ? { Authorization: `Bearer ${currentKey()}` } : {};
 }
 
 /**

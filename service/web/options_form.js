@@ -1,5 +1,6 @@
 /** The options panel, drawn from the table of options. */
 
+import { byId, create } from './dom.js';
 import {
   OPTION_FIELDS,
   changeOption,
@@ -147,17 +148,4 @@ function limitsOf({ minimum, maximum, step, maxLength }) {
 
 function resetButton() {
   return create('button', { type: 'reset', className: 'quiet', textContent: 'Reset options' });
-}
-
-/**
- * @template {keyof HTMLElementTagNameMap} Tag
- * @param {Tag} tag
- * @param {Record<string, any>} properties
- * @returns {HTMLElementTagNameMap[Tag]}
- */
-function create(tag, properties) {
-  const { htmlFor, ...others } = properties;
-  const element = Object.assign(document.createElement(tag), others);
-  if (htmlFor) element.setAttribute('for', htmlFor);
-  return element;
 }

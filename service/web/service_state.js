@@ -1,6 +1,8 @@
 /** What the page says of the service: whether it is ready, and which model answers. */
 
-import { RequestFailed, fetchModels, findReadinessProblem } from './api.js';
+import { RequestFailed } from './http.js';
+import { fetchModels } from './models/models.js';
+import { findReadinessProblem } from './photos/captions.js';
 
 const FIRST_CHECK_AGAIN_MS = 3_000;
 const LAST_CHECK_AGAIN_MS = 30_000;
@@ -23,7 +25,8 @@ export async function watchReadiness() {
   await showModel();
 }
 
-async function showModel() {
+/** Names the model that answers at the foot of the page. */
+export async function showModel() {
   const line = /** @type {HTMLElement} */ (document.getElementById('model-in-use'));
   try {
     const model = (await fetchModels()).find(({ is_active }) => is_active);
