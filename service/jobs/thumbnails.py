@@ -6,7 +6,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from service.errors import NotFoundError, PhotoLostError, TooManyJobsError
+from service.errors import NotFoundError, TooManyJobsError
 from service.images import ImageLimits, read_image
 from service.jobs.datasets import Datasets
 from service.jobs.documents import Dataset
@@ -55,10 +55,10 @@ class Thumbnails:
     def _read(self, dataset: Dataset, number: int) -> bytes:
         if number >= dataset.num_items:
             raise NotFoundError(
-                f"the dataset {dataset.id} has {dataset.num_items} photos, counted from 0; there is no {number}"
+                f"the dataset {dataset.id} has {dataset.num_items} photos, so none with the number {number}"
             )
         ((_, item),) = self._datasets.items(dataset.id, [number])
         try:
             return self._datasets.read(dataset, item, max_bytes=self._limits.max_bytes)
         except OSError as error:
-            raise PhotoLostError(f"the photo {item.name} cannot be read any more") from error
+            raise NotFoundError(f"the photo {item.name} is not in its folder any more") from error

@@ -20,8 +20,9 @@ export function showFinetune(page, job) {
 }
 
 /** @param {NonNullable<Job['model']>} model */
-function verdict({ id, gate }) {
+function verdict({ id, gate, is_activated }) {
   const name = create('p', { className: 'version-name', textContent: id });
+  if (is_activated) name.append(' ', create('span', { className: 'badge', textContent: 'answers now' }));
   const links = create('p', { className: 'buttons' });
   links.append(
     create('a', { href: '#models', textContent: 'Let it answer, or compare it: models' }),

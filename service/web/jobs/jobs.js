@@ -6,6 +6,7 @@ import { requestJson, sendJson } from '../http.js';
  * @typedef {'queued' | 'running' | 'paused' | 'succeeded' | 'failed' | 'canceled'} JobState
  * @typedef {{total: number, done: number, failed: number, skipped: number}} Counts
  * @typedef {Record<string, number> & {step: number}} CurvePoint
+ * @typedef {{id: string, gate: import('../models/models.js').Gate | null, is_activated: boolean}} MadeModel
  *
  * @typedef {object} Job
  * @property {string} id
@@ -23,9 +24,11 @@ import { requestJson, sendJson } from '../http.js';
  * @property {Record<string, any>} [options]
  * @property {string[]} [outputs]
  * @property {string | null} error
- * @property {{step: number, steps: number} | null} [progress] of a fine-tune
+ * @property {{phase: string, step: number, steps: number} | null} [progress] of a fine-tune
  * @property {CurvePoint[]} [curve] of a fine-tune
- * @property {{id: string, gate: import('../models/models.js').Gate | null} | null} [model] that it made
+ * @property {MadeModel | null} [model] of a fine-tune
+ * @property {string | null} [note] of a fine-tune: what else there is to know of its end
+ * @property {string | null} [base] of a fine-tune: the version that it starts from
  */
 
 /** Submitting looks at every photo of the dataset's list. */

@@ -27,7 +27,7 @@ const KINDS = {
   captions: 'Writes captions for every photo; the files can be downloaded when it has ended.',
   finetune:
     'Learns from photos without any captions and makes a new version of the model, with a report of what it ' +
-    'gained and lost. Some hundred photos of one kind or more; minutes to hours.',
+    'gained and lost. 50 photos of one kind at least, better some hundred; minutes to hours.',
 };
 
 /** @type {NamedFile[]} */
@@ -105,7 +105,7 @@ function showChosen() {
 }
 
 function chosenText() {
-  if (chosen.length === 0) return 'Drop photos, a folder or a zip here.';
+  if (chosen.length === 0) return isTouch() ? 'No photos yet.' : 'Drop photos, a folder or a zip here.';
   const archives = chosen.filter(({ name }) => isArchive(name)).length;
   const photos = chosen.length - archives;
   const counts = [
@@ -114,6 +114,11 @@ function chosenText() {
   ];
   const bytes = chosen.reduce((total, { file }) => total + file.size, 0);
   return `${counts.filter(Boolean).join(' and ')}, ${megabytes(bytes)}`;
+}
+
+/** There is nothing to drop with on a touch screen. */
+function isTouch() {
+  return matchMedia('(hover: none) and (pointer: coarse)').matches;
 }
 
 /** @param {number} bytes */
@@ -179,7 +184,9 @@ function asked(dataset) {
   }
   const base = /** @type {HTMLSelectElement} */ (byId('finetune-base')).value;
   const isActivated = /** @type {HTMLInputElement} */ (byId('finetune-activate')).checked;
-  return { dataset, ...(base ? { base } : {}), auto_activate: isActivated };
+  const steps = /** @type {HTMLInputElement} */ (byId('finetune-steps')).valueAsNumber;
+  const settings = Number.isNaN(steps) ? {} : { steps };
+  return { dataset, ...(base ? { base } : {}), settings, auto_activate: isActivated };
 }
 
 /** @param {boolean} busy */

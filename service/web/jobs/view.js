@@ -1,9 +1,10 @@
 /** One job: how far it is, what can be done about it, what came of it. */
 
 import { announce } from '../announce.js';
-import { byId, fromTemplate, part, showText } from '../dom.js';
+import { asSentence, byId, fromTemplate, part, showText } from '../dom.js';
 import { messageOf } from '../http.js';
 import { offers } from '../offered.js';
+import { summarise } from '../options.js';
 import { downloadLinks } from './downloads.js';
 import { showFinetune } from './finetune.js';
 import { followJob } from './follow.js';
@@ -87,19 +88,24 @@ function show(id, signal) {
 function showState(page, job) {
   page.dataset.state = job.state;
   byId('job-title').textContent = titleOf(job);
-  byId('job-about').textContent = `Started ${moment(job.created)}${optionsText(job)}`;
+  byId('job-about').textContent = aboutOf(job);
   part(page, '.badge').textContent = stateOf(job);
   part(page, '.job-progress-text').textContent = hasEnded(job) ? outcomeOf(job) : progressOf(job);
   const bar = part(page, '.job-bar', HTMLProgressElement);
   bar.value = hasEnded(job) ? 1 : shareOf(job);
-  showText(part(page, '.job-error'), job.error ?? '');
+  showText(part(page, '.job-error'), [job.error, job.note].filter(Boolean).map(asSentence).join(' '));
 }
 
 /** @param {Job} job */
-function optionsText({ options = {}, attempt }) {
-  const named = Object.entries(options).map(([name, value]) => `${name} ${value}`);
-  const again = attempt > 1 ? [`attempt ${attempt}`] : [];
-  return [...again, ...named].map((text) => ` · ${text}`).join('');
+function aboutOf({ kind, created, options = {}, attempt, base }) {
+  const facts = [
+    `Started ${moment(created)}`,
+    base ? `from ${base}` : '',
+    kind === 'captions' ? summarise(options) : '',
+    kind === 'captions' && options.prefix ? `each begins with “${options.prefix}”` : '',
+    attempt > 1 ? `attempt ${attempt}` : '',
+  ];
+  return facts.filter(Boolean).join(' · ');
 }
 
 /**

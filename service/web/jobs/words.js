@@ -3,12 +3,18 @@
 /** @typedef {import('./jobs.js').Job} Job */
 
 const STATES = {
-  queued: 'Waiting',
+  queued: 'Waiting for a worker',
   running: 'Running',
   paused: 'Paused',
   succeeded: 'Done',
   failed: 'Failed',
   canceled: 'Cancelled',
+};
+
+const PHASES = {
+  preparing: 'looking at the photos',
+  reporting: 'measuring the new version on photos held out',
+  publishing: 'storing the new version',
 };
 
 const MINUTE_S = 60;
@@ -53,7 +59,7 @@ export function settledOf({ done, failed, skipped }) {
 export function progressOf(job) {
   const { counts, progress, images_per_s: rate, seconds_left: left, kind } = job;
   const far = progress
-    ? `step ${progress.step.toLocaleString()} of ${progress.steps.toLocaleString()}`
+    ? phaseOf(progress)
     : kind === 'captions'
       ? `${settledOf(counts).toLocaleString()} of ${counts.total.toLocaleString()}`
       : '';
@@ -61,6 +67,12 @@ export function progressOf(job) {
   return [far, speed, left === null || left === undefined ? '' : `${duration(left)} left`]
     .filter(Boolean)
     .join(' · ');
+}
+
+/** @param {NonNullable<Job['progress']>} progress */
+function phaseOf({ phase, step, steps }) {
+  if (phase in PHASES) return PHASES[/** @type {keyof typeof PHASES} */ (phase)];
+  return `step ${step.toLocaleString()} of ${steps.toLocaleString()} at most`;
 }
 
 /**
