@@ -196,7 +196,9 @@ class Jobs:
             return False
         if progress.chunks_left == 0:
             return True
-        return self.board.stopped(job_id) == "canceled" and not self.board.leased(job_id, self.board.sent(job_id))
+        return self.board.stopped(job_id) == "canceled" and not self.board.leased(
+            job_id, self.board.sent(job_id)
+        )
 
     def send_again(self, job_id: str, chunk: int) -> None:
         """Sends a chunk that was given back or lost."""

@@ -16,6 +16,7 @@ const photos = openPhotos(chosenOptions);
 const jobStart = openJobStart(chosenOptions);
 const jobs = openJobs();
 
+/** @type {Record<string, import('./views.js').View>} */
 const views = {
   photos: { title: 'Photos', hasOptions: true },
   jobs: { title: 'Jobs', hasOptions: true, enter: enterJobs, leave: jobs.leave },
@@ -35,7 +36,7 @@ listenForKey(() => {
   watchReadiness();
   const entered = currentView();
   if (entered === 'photos') photos.tryWithKey();
-  else views[/** @type {keyof typeof views} */ (entered)].enter?.(viewId());
+  else views[entered].enter?.(viewId());
 });
 watchReadiness();
 

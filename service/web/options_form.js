@@ -25,7 +25,7 @@ const WIDE = '(min-width: 60rem)';
  * @returns {() => Options}
  */
 export function openOptions() {
-  const form = /** @type {HTMLFormElement} */ (document.getElementById('options-form'));
+  const form = /** @type {HTMLFormElement} */ (byId('options-form'));
   let options = loadOptions();
   const show = () => showOptions(form, options);
 
@@ -52,7 +52,7 @@ export function openOptions() {
 }
 
 function openWhereThereIsRoom() {
-  const panel = /** @type {HTMLDetailsElement} */ (document.getElementById('options'));
+  const panel = /** @type {HTMLDetailsElement} */ (byId('options'));
   const wide = matchMedia(WIDE);
   panel.open = wide.matches;
   wide.addEventListener('change', () => {
@@ -71,7 +71,7 @@ function showOptions(form, options) {
     element.hidden = !used.includes(field);
     showValue(element, field, options[field.name]);
   }
-  const summary = /** @type {HTMLElement} */ (document.getElementById('options-summary'));
+  const summary = byId('options-summary');
   summary.textContent = summarise(options);
 }
 

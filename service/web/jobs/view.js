@@ -93,7 +93,8 @@ function showState(page, job) {
   part(page, '.job-progress-text').textContent = hasEnded(job) ? outcomeOf(job) : progressOf(job);
   const bar = part(page, '.job-bar', HTMLProgressElement);
   bar.value = hasEnded(job) ? 1 : shareOf(job);
-  showText(part(page, '.job-error'), [job.error, job.note].filter(Boolean).map(asSentence).join(' '));
+  const notes = [job.error ?? '', job.note ?? ''].filter(Boolean);
+  showText(part(page, '.job-error'), notes.map(asSentence).join(' '));
 }
 
 /** @param {Job} job */
