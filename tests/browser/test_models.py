@@ -197,6 +197,7 @@ def test_service_without_finetuning_offers_none(page: Page, address: str) -> Non
     described = page.request.get(f"{address}/openapi.json").json()
     described["paths"].pop("/v1/jobs/finetunes", None)
     page.route("**/openapi.json", lambda route: answer(route, described))
-    page.goto(f"{address}/#jobs")
+    with page.expect_response("**/openapi.json"):
+        page.goto(f"{address}/#jobs")
     expect(page.get_by_role("button", name="Choose photos or a zip")).to_be_visible()
     expect(page.get_by_role("radio", name="Teach the model")).to_be_hidden()

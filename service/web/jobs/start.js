@@ -200,7 +200,9 @@ function enableButtons() {
   for (const id of ['job-choose', 'job-choose-folder', 'job-forget']) {
     /** @type {HTMLButtonElement} */ (byId(id)).disabled = isBusy;
   }
-  /** @type {HTMLButtonElement} */ (byId('job-submit')).disabled = isBusy || chosen.length === 0;
+  const submit = /** @type {HTMLButtonElement} */ (byId('job-submit'));
+  submit.disabled = chosen.length === 0;
+  submit.ariaDisabled = isBusy ? 'true' : null; // it keeps the focus
 }
 
 /** @param {string} text */

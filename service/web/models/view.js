@@ -1,7 +1,7 @@
 /** The view of the model versions: which one answers, what is known of each, and letting another one answer. */
 
 import { announce } from '../announce.js';
-import { byId, factElements, fromTemplate, part, showText } from '../dom.js';
+import { byId, factElements, fromTemplate, part, showText, whileBusy } from '../dom.js';
 import { messageOf } from '../http.js';
 import { offers } from '../offered.js';
 import { showModel } from '../service_state.js';
@@ -93,22 +93,20 @@ function addActivation(element, { model, isOffered }) {
  * @param {{act: () => Promise<unknown>, problem: HTMLElement, done: string}} what
  */
 async function change(button, { act, problem, done }) {
-  const pressed = /** @type {HTMLButtonElement} */ (button);
-  pressed.disabled = true;
-  pressed.setAttribute('aria-busy', 'true');
-  try {
-    await act();
-  } catch (error) {
-    showText(problem, messageOf(error));
-    return false;
-  } finally {
-    pressed.disabled = false;
-    pressed.removeAttribute('aria-busy');
-  }
-  announce(done);
-  byId('models-title').focus();
-  await Promise.all([showModels(), showModel()]);
-  return true;
+  let isDone = false;
+  await whileBusy(button, async () => {
+    try {
+      await act();
+    } catch (error) {
+      showText(problem, messageOf(error));
+      return;
+    }
+    isDone = true;
+    announce(done);
+    byId('models-title').focus();
+    await Promise.all([showModels(), showModel()]);
+  });
+  return isDone;
 }
 
 /**
