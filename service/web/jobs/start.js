@@ -19,6 +19,7 @@ import { photosOf } from './words.js';
 const OUTPUTS = [
   { value: 'csv', label: 'CSV table' },
   { value: 'txt', label: 'Text files (.txt)' },
+  { value: 'caption', label: 'Text files (.caption)' },
   { value: 'xmp', label: 'XMP sidecars' },
   { value: 'metadata', label: 'metadata.jsonl' },
   { value: 'webdataset', label: 'WebDataset' },
