@@ -186,6 +186,7 @@ def test_finetune_shows_its_curves_then_the_verdict(
     expect(page.get_by_role("heading", name="A model taught by 120 photos")).to_be_visible()
     expect(page.locator(".verdict")).to_contain_text("the second scorer likes", ignore_case=True)
     expect(page.get_by_role("row", name="second similarity")).to_contain_text("refused")
+    expect(page.get_by_role("button", name="Try again what failed")).to_be_hidden()
     loss = page.get_by_role("figure", name="Loss")
     expect(loss).to_contain_text("2.5 → 1.25")
     assert len((loss.locator("polyline").get_attribute("points") or "").split()) == 3

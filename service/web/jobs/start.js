@@ -131,6 +131,7 @@ function megabytes(bytes) {
 function showKind() {
   const kind = chosenKind();
   byId('job-kind-about').textContent = KINDS[kind];
+  byId('options').hidden = kind === 'finetune'; // they are those of captions
   for (const element of form().querySelectorAll('[data-kind]')) {
     /** @type {HTMLElement} */ (element).hidden = /** @type {HTMLElement} */ (element).dataset.kind !== kind;
   }

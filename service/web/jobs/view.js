@@ -119,7 +119,7 @@ function aboutOf({ kind, created, options = {}, attempt, base }) {
 async function showChanges(page, job) {
   const isOver = hasEnded(job);
   const { total, done, skipped } = job.counts;
-  const hasLeft = job.state === 'failed' || done + skipped < total;
+  const hasLeft = job.state !== 'succeeded' || (job.kind === 'captions' && done + skipped < total);
   const canPause = !isOver && (await offers('POST', '/v1/jobs/{job}/pause'));
   const wanted = {
     pause: canPause && job.state !== 'paused',
