@@ -104,7 +104,18 @@ def with_versions(page: Page, address: str) -> Callable[[str], list[Request]]:
             ]
             answer(
                 route,
-                {"data": [named[0], named[1] | {"origin": "finetuned", "gate": REFUSED, "has_report": True}]},
+                {
+                    "data": [
+                        named[0],
+                        named[1]
+                        | {
+                            "origin": "finetuned",
+                            "gate": REFUSED,
+                            "links": {"report_html": "/v1/models/tiny:2/report.html"},
+                            "job": "job-1",
+                        },
+                    ]
+                },
             )
 
         def describe(route: Route) -> None:
