@@ -149,6 +149,10 @@ def test_refused_version_answers_only_after_a_second_explicit_step(
     version = page.locator(".model").filter(has_text="tiny 2")
     expect(version.get_by_text("Refused by its gate")).to_be_visible()
     expect(version.get_by_role("row", name="second similarity")).to_contain_text("0.41")
+    expect(version.get_by_role("link", name="Report")).to_have_attribute(
+        "href", "v1/models/tiny%3A2/report.html"
+    )
+    expect(version.get_by_role("link", name="The job that made it")).to_be_visible()
     override = version.get_by_role("button", name="Let it answer all the same")
     expect(override).to_be_hidden()
     version.get_by_role("button", name="Let it answer: tiny 2").click()
