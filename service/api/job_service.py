@@ -70,7 +70,15 @@ class Submission:
     def _dataset(self, asked: CaptionJobRequest) -> Dataset:
         if asked.dataset is None:
             return self.dataset_at(folder=asked.folder, uri=asked.uri)
-        dataset = self._parts.datasets.get(asked.dataset)
+        return self.dataset(asked.dataset)
+
+    def dataset(self, dataset_id: str) -> Dataset:
+        """A dataset whose photos may be read.
+
+        Raises:
+            ServiceError: there is none, or the operator has closed its place since.
+        """
+        dataset = self._parts.datasets.get(dataset_id)
         if dataset.folder is not None:
             allowed_folder(dataset.folder, self._settings.dataset_roots)
         if dataset.uri is not None:
