@@ -1,0 +1,92 @@
+"""What the parts of benchmarks.cuda share: engines, ways to switch a gain off, times."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from rich.console import Console
+from transformers import GPT2LMHeadModel
+
+from models.captioner import Captioner
+from models.cuda_graphs import graphed
+from models.decode_step import DecodeStep, plain
+from service.engine import pipeline
+from service.engine.encoding import Encoding, ImageEncoder
+from service.engine.engine import Engine
+from service.engine.settings import EngineSettings
+from service.engine.work import Work
+
+NEW_TOKENS, EOS, BEAMS = 20, 50256, 5
+WAIT_S = 120.0
+
+console = Console(width=150)
+
+
+def half_gpt2(gpt2: GPT2LMHeadModel) -> GPT2LMHeadModel:
+    """transformers' model in bf16."""
+    copied = GPT2LMHeadModel(gpt2.config).eval().requires_grad_(False)
+    copied.load_state_dict(gpt2.state_dict())
+    return copied.to(gpt2.device, torch.bfloat16)  # type: ignore[arg-type]
+
+
+def graphs_for(captioner: Captioner, *, rows: int) -> Callable[[DecodeStep], DecodeStep]:
+    """What records the steps of a batch; on a CPU nothing."""
+    device = captioner.device
+    if device.type != "cuda":
+        return plain
+    return lambda step: graphed(step, device=device, max_rows=rows, max_tokens=NEW_TOKENS)
+
+
+def seconds(way: Callable[[], object]) -> float:
+    """Wall time until the GPU has done it."""
+    _synchronize()
+    began = time.perf_counter()
+    way()
+    _synchronize()
+    return time.perf_counter() - began
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+@contextlib.contextmanager
+def running(captioner: Captioner, settings: EngineSettings) -> Iterator[Engine]:
+    """An engine, stopped in the end."""
+    engine = Engine(captioner, settings=settings)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop(drain_s=0)
+
+
+@contextlib.contextmanager
+def without_graphs() -> Iterator[None]:
+    """Engines that are started here launch the kernels of a step one by one."""
+    prepared = pipeline.step_preparation
+    pipeline.step_preparation = lambda *args, **kwargs: plain
+    try:
+        yield
+    finally:
+        pipeline.step_preparation = prepared
+
+
+@contextlib.contextmanager
+def encoding_first() -> Iterator[None]:
+    """Engines that are started here decode nothing while they encode."""
+    pipeline.ImageEncoder = _WaitingEncoder  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        pipeline.ImageEncoder = ImageEncoder  # type: ignore[misc]
+
+
+class _WaitingEncoder(ImageEncoder):
+    def start(self, works: Sequence[Work]) -> Encoding:
+        encoding = super().start(works)
+        if encoding.done is not None:
+            encoding.done.synchronize()
+        return encoding
