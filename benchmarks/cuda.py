@@ -30,14 +30,14 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     arguments = parser.parse_args()
     device, batches, runs = torch.device(arguments.device), arguments.batches, arguments.runs
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     console.print(f"{name}, torch {torch.__version__}, medians of {runs} interleaved runs")
     began = time.perf_counter()
     _try("captions", lambda: compare_captions(device))
     captioner, gpt2 = random_reference()
     captioner.to(device)
-    gpt2.to(device)
+    gpt2.to(device)  # type: ignore[arg-type]
     _try("decoding", lambda: compare_decoding(captioner, gpt2, batches=batches, runs=runs))
     _try("a step", lambda: take_step_apart(captioner, rows=max(batches)))
     _try("engine", lambda: compare_engines(captioner, gpt2, images=arguments.images, batch=max(batches)))

@@ -142,7 +142,12 @@ def _plain_rate(
 
     one_batch()
     count = max(1, images // batch)
-    return count * batch / seconds(lambda: [one_batch() for _ in range(count)])
+
+    def all_batches() -> None:
+        for _ in range(count):
+            one_batch()
+
+    return count * batch / seconds(all_batches)
 
 
 def _reset_peak() -> None:

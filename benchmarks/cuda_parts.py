@@ -1,8 +1,12 @@
 """What the parts of benchmarks.cuda share: engines, ways to switch a gain off, times."""
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from rich.console import Console
@@ -11,7 +15,6 @@ from transformers import GPT2LMHeadModel
 from models.captioner import Captioner
 from models.cuda_graphs import graphed
 from models.decode_step import DecodeStep, plain
-from service.engine import pipeline
 from service.engine.encoding import Encoding, ImageEncoder
 from service.engine.engine import Engine
 from service.engine.settings import EngineSettings
@@ -25,9 +28,8 @@ console = Console(width=150)
 
 def half_gpt2(gpt2: GPT2LMHeadModel) -> GPT2LMHeadModel:
     """transformers' model in bf16."""
-    copied = GPT2LMHeadModel(gpt2.config).eval().requires_grad_(False)
-    copied.load_state_dict(gpt2.state_dict())
-    return copied.to(gpt2.device, torch.bfloat16)  # type: ignore[arg-type]
+    copied: Any = copy.deepcopy(gpt2)
+    return copied.bfloat16()  # type: ignore[no-any-return]
 
 
 def graphs_for(captioner: Captioner, *, rows: int) -> Callable[[DecodeStep], DecodeStep]:
@@ -63,25 +65,14 @@ def running(captioner: Captioner, settings: EngineSettings) -> Iterator[Engine]:
         engine.stop(drain_s=0)
 
 
-@contextlib.contextmanager
-def without_graphs() -> Iterator[None]:
+def without_graphs() -> AbstractContextManager[object]:
     """Engines that are started here launch the kernels of a step one by one."""
-    prepared = pipeline.step_preparation
-    pipeline.step_preparation = lambda *args, **kwargs: plain
-    try:
-        yield
-    finally:
-        pipeline.step_preparation = prepared
+    return patch("service.engine.pipeline.step_preparation", lambda *args, **kwargs: plain)
 
 
-@contextlib.contextmanager
-def encoding_first() -> Iterator[None]:
+def encoding_first() -> AbstractContextManager[object]:
     """Engines that are started here decode nothing while they encode."""
-    pipeline.ImageEncoder = _WaitingEncoder  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        pipeline.ImageEncoder = ImageEncoder  # type: ignore[misc]
+    return patch("service.engine.pipeline.ImageEncoder", _WaitingEncoder)
 
 
 class _WaitingEncoder(ImageEncoder):

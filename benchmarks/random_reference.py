@@ -15,14 +15,15 @@ from models.tokenizer import Gpt2Vocabulary
 PREFIX, MAX_TOKENS, MERGES = 10, 40, 50_000
 
 
-def random_reference(*, seed: int = 0) -> tuple[Captioner, GPT2LMHeadModel]:
-    """A captioner, and transformers' own model with the same decoder weights."""
+def random_reference(*, seed: int = 0, layers: int = 12) -> tuple[Captioner, GPT2LMHeadModel]:
+    """A captioner, and transformers' own model with the same decoder weights; fewer layers to try a program."""
     torch.manual_seed(seed)
     clip = ClipConfig("ViT-B-32")
-    decoder = DecoderConfig("gpt2", vocab_size=50257, width=768, layers=12, heads=12, max_length=64)
+    decoder = DecoderConfig("gpt2", vocab_size=50257, width=768, layers=layers, heads=12, max_length=64)
     config = CaptionerConfig(clip, MappingConfig("mlp", PREFIX), decoder, MAX_TOKENS)
     captioner = Captioner.build(config, clip=ClipEncoder.load(clip), tokenizer=vocabulary()).eval()
-    gpt2 = GPT2LMHeadModel(GPT2Config()).eval()
+    gpt2: Any = GPT2LMHeadModel(GPT2Config(n_layer=layers))
+    gpt2.eval()
     load_gpt2(captioner.decoder, gpt2)
     return captioner.requires_grad_(False), gpt2.requires_grad_(False)
 

@@ -5,6 +5,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -66,8 +67,7 @@ class GraphedStep:
     def __call__(
         self, ids: Int[Tensor, "rows"], slots: Int[Tensor, "rows"], *, span: int
     ) -> Float[Tensor, "rows vocab"]:
-        size = _next_size(self._rows, len(ids)), _next_size(self._spans, span)
-        recording = self._recordings.get(size)
+        recording = self._recordings.get((_next_size(self._rows, len(ids)), _next_size(self._spans, span)))
         if recording is None:
             return self._step(ids, slots, span=span)
         self._fill(ids, slots)
@@ -119,13 +119,14 @@ def doubling(first: int, last: int) -> list[int]:
     return [*sizes, last]
 
 
-def _record_cuda(run: Callable[[], Tensor], pool: tuple[int, int]) -> Recording:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
+def _record_cuda(run: Callable[[], Tensor], pool: Any) -> Recording:
+    current = torch.cuda.current_stream()
+    stream = torch.cuda.Stream(priority=current.priority)  # type: ignore[no-untyped-call] # kernels keep it
+    stream.wait_stream(current)
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP_RUNS):
             run()
-    torch.cuda.current_stream().wait_stream(stream)
+    current.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     # thread_local: another engine of this process, as before a change of model, may go on meanwhile.
     with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
@@ -133,6 +134,7 @@ def _record_cuda(run: Callable[[], Tensor], pool: tuple[int, int]) -> Recording:
     return Recording(graph.replay, logits)
 
 
-def _next_size(sizes: Sequence[int], wanted: int) -> int | None:
+def _next_size(sizes: Sequence[int], wanted: int) -> int:
+    """The size to run in; `wanted` itself, which is not recorded, where it is larger than all."""
     at = bisect_left(sizes, wanted)
-    return sizes[at] if at < len(sizes) else None
+    return sizes[at] if at < len(sizes) else wanted

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -31,7 +32,7 @@ class Encoding:
     began: float = field(default_factory=time.monotonic)
 
     def is_done(self) -> bool:
-        return self.done is None or self.done.query()
+        return self.done is None or self.done.query()  # type: ignore[no-untyped-call]
 
     def settle(self) -> None:
         """From here on the current stream may use the tensors; it waits for them, the caller does not."""
@@ -49,7 +50,7 @@ class ImageEncoder:
     def __init__(self, captioner: Captioner) -> None:
         self._captioner = captioner
         device = captioner.device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream())  # that made the weights
 
@@ -63,7 +64,7 @@ class ImageEncoder:
             return Encoding(works, *self._encode(works), None, began)
         with torch.cuda.stream(self._stream):
             encoded = self._encode(works)
-            done = torch.cuda.Event()
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record()
         return Encoding(works, *encoded, done, began)
 

@@ -17,10 +17,10 @@ def use_gpu(device: torch.device) -> None:
     """Makes the calling thread work on this GPU, on a stream of its own; fp32 is never TF32 then."""
     if device.type != "cuda":
         return
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # matrix products are so already
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined] # matrix products are so already
     torch.cuda.set_device(device)
     torch.cuda.synchronize()  # the weights were put there on another thread's stream
-    torch.cuda.set_stream(torch.cuda.Stream(device, priority=DECODING_FIRST))
+    torch.cuda.set_stream(torch.cuda.Stream(device, priority=DECODING_FIRST))  # type: ignore[no-untyped-call]
 
 
 def step_preparation(

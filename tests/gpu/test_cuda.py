@@ -11,7 +11,7 @@ from torch import Tensor
 from models.captioner import Captioner
 from models.cuda_graphs import GraphedStep, graphed
 from models.decode_step import DecodeStep
-from models.decoding import DecodingBatch
+from models.decoding import Decoded, DecodingBatch
 from models.generation import GenerationOptions
 from models.naive import generate_naive
 from service.engine.engine import Engine
@@ -50,7 +50,7 @@ def test_graphs_write_the_oracles_captions() -> None:
     assert steps[0].is_recorded
     options = [OPTIONS[at % len(OPTIONS)] for at in range(16)]
     tickets: list[int] = []
-    done = {}
+    done: dict[int, Decoded] = {}
     for turn in range(16 + MAX_TOKENS + 1):
         if turn < 16:
             tickets += batch.add(prefixes[turn : turn + 1], [options[turn]])
