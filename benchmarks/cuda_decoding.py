@@ -176,6 +176,11 @@ def _profile(half: Captioner, prefix: Tensor) -> None:
     run()
     with torch.profiler.profile() as profile:
         run()
-    sort = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-    print(profile.key_averages().table(sort_by=sort, row_limit=14, max_name_column_width=60))
-    print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=14, max_name_column_width=60))
+    for unit in ("device", "cpu"):
+        events = sorted(profile.key_averages(), key=lambda one: -_self_us(one, unit))
+        spent = [f"{one.key[:50]} {_self_us(one, unit) / 1000:.1f} ms / {one.count}" for one in events[:9]]
+        console.print(f"one batch, {unit} time by operation / calls:", *spent, sep="\n  ")
+
+
+def _self_us(event: Any, unit: str) -> float:
+    return float(getattr(event, f"self_{unit}_time_total"))

@@ -51,7 +51,7 @@ def compare_engines(captioner: Captioner, gpt2: GPT2LMHeadModel, *, images: int,
         _reset_peak()
         mixed = [options] if options.min_tokens else [_of_length(options, length) for length in range(5, 36)]
         settings = EngineSettings(
-            max_depth=4 * batch,
+            max_depth=8 * batch,
             max_images=batch,
             max_rows=max(16, BEAMS * batch),
             encode_batch=32,
@@ -84,9 +84,9 @@ def _rate(
     images: int,
 ) -> float:
     with running(captioner, settings) as engine:
-        _caption_all(engine, pixels, mixed, images=max(8, images // 8), ahead=settings.max_depth)
+        _caption_all(engine, pixels, mixed, images=max(8, images // 8), ahead=settings.max_depth // 2)
         began = time.perf_counter()
-        _caption_all(engine, pixels, mixed, images=images, ahead=settings.max_depth)
+        _caption_all(engine, pixels, mixed, images=images, ahead=settings.max_depth // 2)
         return images / (time.perf_counter() - began)
 
 

@@ -16,7 +16,7 @@ PREFIX, MAX_TOKENS, MERGES = 10, 40, 50_000
 
 
 def random_reference(*, seed: int = 0, layers: int = 12) -> tuple[Captioner, GPT2LMHeadModel]:
-    """A captioner, and transformers' own model with the same decoder weights; fewer layers to try a program."""
+    """A captioner, and transformers' own model with the same decoder weights; fewer layers for a trial."""
     torch.manual_seed(seed)
     clip = ClipConfig("ViT-B-32")
     decoder = DecoderConfig("gpt2", vocab_size=50257, width=768, layers=layers, heads=12, max_length=64)
