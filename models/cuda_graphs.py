@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 SHORTEST_SPAN = 16
 WARM_UP_RUNS = 3
 """Runs before a recording, in which libraries choose their kernels and allocate what they keep."""
+TOLERANCE = 0.05
+"""Between the logits of a recording and of the step itself, which may add up in another order, in bf16."""
 
 _RECORDING = threading.Lock()
 """One recording at a time in the process: its start waits for the whole device, which another forbids."""
@@ -87,7 +89,7 @@ class GraphedStep:
         """The largest first: the memory of a graph serves the smaller ones after it."""
         sizes = [(rows, span) for rows in reversed(self._rows) for span in reversed(self._spans)]
         try:
-            return {(rows, span): record(self._run_of(rows, span)) for rows, span in sizes}
+            return {(rows, span): _checked(record, self._run_of(rows, span)) for rows, span in sizes}
         except RuntimeError as error:
             log.warning("the decode step cannot be recorded and runs without CUDA graphs: %s", error)
             return {}
@@ -132,6 +134,16 @@ def _record_cuda(run: Callable[[], Tensor], pool: Any) -> Recording:
     with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
         logits = run()
     return Recording(graph.replay, logits)
+
+
+def _checked(record: Record, run: Callable[[], Tensor]) -> Recording:
+    """A recording that gives what it was made from; raises RuntimeError for one that does not."""
+    recording = record(run)
+    expected = run()
+    recording.replay()
+    if not torch.allclose(recording.logits.float(), expected.float(), atol=TOLERANCE, rtol=TOLERANCE):
+        raise RuntimeError("the recorded step gives other logits")
+    return recording
 
 
 def _next_size(sizes: Sequence[int], wanted: int) -> int:

@@ -77,13 +77,25 @@ def test_recorded_steps_write_the_oracles_captions(rows: list[int]) -> None:
     assert {size[0] for size in recorder.sizes} == set(rows)
 
 
-def test_a_step_that_cannot_be_recorded_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
-    class Broken(Recorder):
-        def record(self, run: Callable[[], Tensor]) -> Recording:
-            raise RuntimeError("operation not permitted when stream is capturing")
+class Refusing(Recorder):
+    def record(self, run: Callable[[], Tensor]) -> Recording:
+        raise RuntimeError("operation not permitted when stream is capturing")
 
+
+class Wrong(Recorder):
+    """Replays to other logits."""
+
+    def record(self, run: Callable[[], Tensor]) -> Recording:
+        logits = run()
+        return Recording(lambda: None, logits + 1)
+
+
+@pytest.mark.parametrize("recorder", [Refusing(), Wrong()])
+def test_a_step_that_cannot_be_recorded_rightly_runs_as_it_is(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
-        done = decode_joining(recorded_batch(Broken(), rows=[1, 24]))
+        done = decode_joining(recorded_batch(recorder, rows=[1, 24]))
     assert "without CUDA graphs" in caplog.text
     expected = generate_naive(DECODER, PREFIXES[0], OPTIONS[0], ToyTokens())
     assert done[0].candidates[0].token_ids == expected[0].token_ids
