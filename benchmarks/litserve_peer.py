@@ -1,4 +1,4 @@
-"""The same captioner behind LitServe: batches of what waits, transformers' generate. Started by benchmarks.served.
+"""The same captioner behind LitServe: batches of what waits, transformers' generate; for benchmarks.served.
 
     python -m benchmarks.litserve_peer CHECKPOINT --port PORT --threads THREADS
 

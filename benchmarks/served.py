@@ -2,9 +2,9 @@
 
     python -m benchmarks.served --checkpoint FOLDER --clients 1 8 32 64 --requests 96
 
-Captions of mixed length by a beam of 5: each request asks for its own number of tokens. Clients that wait for their
-answers, then requests on a schedule of their own, at a share of what LitServe can answer. All services run all the
-time and are asked in turn; the one that waits takes no processor time. Ratios are what to read.
+Captions of mixed length by a beam of 5: each request asks for its own number of tokens. Clients that wait for
+their answers, then requests on a schedule of their own, at a share of what LitServe can answer. All services
+run all the time and are asked in turn; one that waits takes no processor time. Ratios are what to read.
 """
 
 import argparse

@@ -208,7 +208,7 @@ class Captioning:
 
         async def compute() -> ImageOutcome:
             with places.split() as own:  # the work may outlast this request
-                return await self._one(image, deadline, own, submit=submit, sha256=sha256)
+                return _slim(await self._one(image, deadline, own, submit=submit, sha256=sha256))
 
         while True:
             try:
@@ -216,7 +216,8 @@ class Captioning:
                     outcome, repeat = await self.repeats.get(key, compute)
             except TimeoutError:
                 return ImageOutcome(image.file_name, error=DeadlineExceededError(LATE))
-            if repeat == "shared" and _is_late(outcome) and time.monotonic() < deadline:
+            is_late = isinstance(outcome.error, DeadlineExceededError)
+            if repeat == "shared" and is_late and time.monotonic() < deadline:
                 continue  # whoever asked first had less time
             return _repeated(outcome, repeat, file_name=image.file_name)
 
@@ -266,8 +267,9 @@ class Captioning:
         return read_pixels(data, limits=self.limits, preprocess=self.preprocess, sha256=sha256)
 
 
-def _is_late(outcome: ImageOutcome) -> bool:
-    return isinstance(outcome.error, DeadlineExceededError)
+def _slim(outcome: ImageOutcome) -> ImageOutcome:
+    """Without the embedding, which keeps the memory of a whole batch."""
+    return replace(outcome, answer=outcome.answer and replace(outcome.answer, embedding=None))
 
 
 def _repeated(outcome: ImageOutcome, repeat: Repeat, *, file_name: str | None) -> ImageOutcome:

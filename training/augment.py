@@ -1,6 +1,8 @@
 """Random changes to a batch of pictures: features shall depend on what is seen, not on how it was stored."""
 
 import io
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -11,12 +13,22 @@ from torch.nn import functional
 
 from training.config_parts import AugmentConfig
 
+CPU = torch.device("cpu")
+JPEG_THREADS = min(8, os.cpu_count() or 1)
+
 
 def augment(
-    pixels: UInt8[Tensor, "batch 3 height width"], config: AugmentConfig, *, generator: torch.Generator
+    pixels: UInt8[Tensor, "batch 3 height width"],
+    config: AugmentConfig,
+    *,
+    generator: torch.Generator,
+    device: torch.device = CPU,
 ) -> UInt8[Tensor, "batch 3 height width"]:
-    """Crop, mirror, colour and JPEG quality, each drawn anew for every picture."""
-    pixels = recompress(pixels, config, generator=generator)
+    """Crop, mirror, colour and JPEG quality, each drawn anew for every picture; the result is on `device`.
+
+    What is drawn does not depend on the device.
+    """
+    pixels = recompress(pixels, config, generator=generator).to(device)
     moved = random_crop(pixels.float(), config, generator=generator)
     coloured = random_colour(moved, config, generator=generator)
     return coloured.round().clamp(0, 255).byte()
@@ -29,8 +41,12 @@ def recompress(
     changed = pixels.clone()
     chosen = torch.rand(len(pixels), generator=generator) < config.jpeg_probability
     qualities = torch.randint(config.jpeg_min_quality, 96, (len(pixels),), generator=generator)
-    for row in chosen.nonzero().flatten().tolist():
+
+    def change(row: int) -> None:
         changed[row] = as_jpeg(pixels[row], quality=int(qualities[row]))
+
+    with ThreadPoolExecutor(JPEG_THREADS) as pool:  # Pillow frees the lock
+        list(pool.map(change, chosen.nonzero().flatten().tolist()))
     return changed
 
 
@@ -45,7 +61,7 @@ def random_crop(
     pixels: Float[Tensor, "batch 3 height width"], config: AugmentConfig, *, generator: torch.Generator
 ) -> Float[Tensor, "batch 3 height width"]:
     """A random part of each picture, stretched back to the full square, mirrored at random."""
-    batch = len(pixels)
+    batch, device = len(pixels), pixels.device
     area = _uniform(batch, config.min_crop_area, 1.0, generator)
     aspect = _uniform(batch, 1 / config.max_aspect, config.max_aspect, generator).sqrt()
     width, height = (area.sqrt() * aspect).clamp(max=1.0), (area.sqrt() / aspect).clamp(max=1.0)
@@ -54,7 +70,8 @@ def random_crop(
     mirror = torch.where(torch.rand(batch, generator=generator) < config.flip, -1.0, 1.0)
     zero = torch.zeros(batch)
     rows = torch.stack([width * mirror, zero, centre_x, zero, height, centre_y], dim=1)
-    grid = functional.affine_grid(rows.view(batch, 2, 3), list(pixels.shape), align_corners=False)
+    places = rows.view(batch, 2, 3).to(device)
+    grid = functional.affine_grid(places, list(pixels.shape), align_corners=False)
     return functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
 
 
@@ -64,7 +81,7 @@ def random_colour(
     """Brightness, contrast and saturation, each by up to the configured share."""
     low, high = 1 - config.colour, 1 + config.colour
     brightness, contrast, saturation = (
-        _uniform(len(pixels), low, high, generator).view(-1, 1, 1, 1) for _ in range(3)
+        _uniform(len(pixels), low, high, generator).view(-1, 1, 1, 1).to(pixels.device) for _ in range(3)
     )
     pixels = pixels * brightness
     grey = pixels.mean(dim=1, keepdim=True)

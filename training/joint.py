@@ -1,6 +1,7 @@
 """CLIP and captioner learn together from pixels: contrastive and captioning loss in one pass (CoCa)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from training import distributed
 from training.augment import augment
 from training.config import JointConfig, Places
 from training.data import CaptionedImages, Problems, sample_rows
-from training.features import FeatureStore
+from training.features import FeatureStore, normalised
 from training.labelled import captions_loss, draw_captions, encode_captions
 from training.lazy import Chosen
 from training.loop import Losses, TrainingResult, train
@@ -24,6 +25,7 @@ from training.retrieval import caption_to_image_recall
 from training.shards import ShardedArrays
 from training.sources import read_captioned_sources
 from training.starting import Origin, check_clip_can_be_saved, from_checkpoint, write_with_clip
+from training.text import TextLosses, read_groups
 from training.validation import Validation
 
 ENCODE_BATCH = 100
@@ -35,28 +37,43 @@ class JointStage:
     name = "joint"
 
     def __init__(
-        self, origin: Origin, config: JointConfig, *, training: "PixelPairs", validation: "PixelPairs | None"
+        self,
+        origin: Origin,
+        config: JointConfig,
+        *,
+        training: "PixelPairs",
+        validation: "PixelPairs | None",
+        groups: Sequence[Sequence[Tensor]] = (),
     ) -> None:
         self.module = origin.captioner
         self.items = len(training)
         self._origin, self._config, self._training, self._validation = origin, config, training, validation
         self._figures: dict[str, float] = {}
+        self._text = _text_losses(origin, config, groups) if groups else None
         origin.captioner.set_trainable(("image tower", "text tower", "mapping", "decoder"))
         freeze(origin.captioner, config.frozen)
         check_clip_can_be_saved(origin)
 
     def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
         config, count = self._config, self._config.captions_per_image
-        pixels = augment(self._training.pixels(rows), config.augment, generator=generator)
+        device = self.module.device
+        pixels = augment(self._training.pixels(rows), config.augment, generator=generator, device=device)
         features = self._encode(pixels)
         groups = [draw_captions(self._training.token_ids[row], count, generator) for row in rows]
         captions = [caption for group in groups for caption in group]
-        written = captions_loss(self.module, features, captions, label_smoothing=config.label_smoothing)
-        parts = {"captioning": written}
+        parts = {}
+        if config.captioning > 0:
+            smoothing = config.label_smoothing
+            parts["captioning"] = captions_loss(self.module, features, captions, label_smoothing=smoothing)
         if config.contrastive > 0:
             parts["contrastive"] = self._tell_apart(features, captions)
         weights = vars(config)
         total = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
+        if self._text is not None:
+            drawn = torch.randint(len(self._text.groups), (config.text.groups,), generator=generator)
+            alone = self._text(drawn.numpy(), generator)
+            total = total + config.text.weight * alone.total
+            parts |= {f"text_{name}": value for name, value in alone.parts.items()}
         return Losses(total, parts)
 
     def evaluate(self) -> dict[str, float]:
@@ -87,7 +104,7 @@ class JointStage:
 
     def _encode(self, pixels: Tensor) -> ImageFeatures:
         clip = self.module.clip
-        return clip.encode_image(clip.preprocess.normalize(pixels.to(self.module.device)))
+        return clip.encode_image(normalised(clip, pixels.to(self.module.device)))
 
     def _tell_apart(self, features: ImageFeatures, captions: Sequence[Tensor]) -> Tensor:
         """InfoNCE of the photos with the first caption of each, with the second, and so on; their mean."""
@@ -151,18 +168,26 @@ def build_joint(
 ) -> JointStage:
     """The stage with its photos and captions read."""
     origin = from_checkpoint(places.run(config.init), device=device)
-    labelled = read_captioned_sources([places.data / folder for folder in config.data.labelled], problems)
+    labelled = read_captioned_sources(places.sources(config.data.labelled), problems)
     labelled = labelled.select(
         sample_rows(len(labelled), count=config.data.max_labelled, seed=config.data.split_seed)
     )
     training = _with_pixels(labelled, origin, config, places, problems)
     validation = None
     if config.data.validation:
-        held_out = read_captioned_sources([places.data / config.data.validation], problems)
+        held_out = read_captioned_sources(places.sources([config.data.validation]), problems)
         limits = (len(held_out), config.data.max_validation, config.evaluation.max_images)
         held_out = held_out.select(range(min(limit for limit in limits if limit)))
         validation = _with_pixels(held_out, origin, config, places, problems)
-    return JointStage(origin, config, training=training, validation=validation)
+    text = replace(config.data, labelled=())
+    groups = read_groups(origin.captioner, text, places, problems) if config.text.weight > 0 else ()
+    return JointStage(origin, config, training=training, validation=validation, groups=groups)
+
+
+def _text_losses(origin: Origin, config: JointConfig, groups: Sequence[Sequence[Tensor]]) -> TextLosses:
+    text = config.text
+    weights = {"captioning": text.captioning, "contrastive": text.contrastive}
+    return TextLosses(origin.captioner, groups, weights, text.temperature, text.noise, config.label_smoothing)
 
 
 def _with_pixels(

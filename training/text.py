@@ -1,7 +1,7 @@
 """Captions alone: the text tower learns what they mean, the decoder learns English."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from models.captioner import Captioner
 from models.image_features import ImageFeatures
 from training import distributed
 from training.config import Places, TextConfig
+from training.config_parts import DataConfig
 from training.data import Problems, read_caption_groups
 from training.labelled import captions_loss, draw_captions, encode_texts
 from training.loop import Losses, TrainingResult, train
@@ -34,24 +36,21 @@ class TextStage:
     def __init__(self, origin: Origin, config: TextConfig, *, groups: Sequence[Sequence[Tensor]]) -> None:
         self.module = origin.captioner
         self.items = len(groups)
-        self._origin, self._config, self._groups = origin, config, groups
+        self._origin, self._config = origin, config
+        self._text = TextLosses(
+            origin.captioner,
+            groups,
+            {"captioning": config.captioning, "contrastive": config.contrastive},
+            config.temperature,
+            config.noise,
+            config.label_smoothing,
+        )
         origin.captioner.set_trainable(("text tower", "mapping", "decoder"))
         freeze(origin.captioner, config.frozen)
         check_clip_can_be_saved(origin)
 
     def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
-        pairs = [draw_captions(self._groups[row], 2, generator) for row in rows]
-        read = self._encode([first for first, _ in pairs])
-        parts = {"captioning": self._write(read, [second for _, second in pairs], generator)}
-        has_other = torch.tensor([len(self._groups[row]) > 1 for row in rows])
-        if self._config.contrastive > 0 and has_other.any():
-            others = self._encode([pairs[place][1] for place in has_other.nonzero().flatten().tolist()])
-            parts["contrastive"] = contrastive_loss(
-                read[has_other.to(read.device)], others, scale=1 / self._config.temperature
-            )
-        weights = vars(self._config)
-        total = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
-        return Losses(total, parts)
+        return self._text(rows, generator)
 
     def evaluate(self) -> dict[str, float]:
         return {}
@@ -70,14 +69,48 @@ class TextStage:
             figures={},
         )
 
+
+@dataclass(frozen=True)
+class TextLosses:
+    """What captions alone teach: which belong together, and how one is written from another's embedding.
+
+    Args:
+        groups: token ids of the captions of each photo.
+        weights: of "captioning" and "contrastive".
+        temperature, noise, label_smoothing: as in TextConfig.
+    """
+
+    captioner: Captioner
+    groups: Sequence[Sequence[Tensor]]
+    weights: Mapping[str, float]
+    temperature: float
+    noise: float
+    label_smoothing: float
+
+    def __call__(self, rows: np.ndarray, generator: torch.Generator) -> Losses:
+        """The mean losses of some groups."""
+        pairs = [draw_captions(self.groups[row], 2, generator) for row in rows]
+        read = self._encode([first for first, _ in pairs])
+        parts = {}
+        if self.weights["captioning"] > 0:
+            parts["captioning"] = self._write(read, [second for _, second in pairs], generator)
+        has_other = torch.tensor([len(self.groups[row]) > 1 for row in rows])
+        if self.weights["contrastive"] > 0 and has_other.any():
+            others = self._encode([pairs[place][1] for place in has_other.nonzero().flatten().tolist()])
+            parts["contrastive"] = contrastive_loss(
+                read[has_other.to(read.device)], others, scale=1 / self.temperature
+            )
+        total = torch.stack([self.weights[name] * value for name, value in parts.items()]).sum()
+        return Losses(total, parts)
+
     def _encode(self, captions: Sequence[Tensor]) -> Float[Tensor, "captions embed"]:
-        return self.module.clip.encode_text(self.module.bridge.clip_ids(captions)).float()
+        return self.captioner.clip.encode_text(self.captioner.bridge.clip_ids(captions)).float()
 
     def _write(self, read: Tensor, captions: Sequence[Tensor], generator: torch.Generator) -> Tensor:
         noise = torch.randn(read.shape, generator=generator).to(read)
-        noisy = read + noise * self._config.noise / read.shape[1] ** 0.5
+        noisy = read + noise * self.noise / read.shape[1] ** 0.5
         features = ImageFeatures(functional.normalize(noisy, dim=-1))
-        return captions_loss(self.module, features, captions, label_smoothing=self._config.label_smoothing)
+        return captions_loss(self.captioner, features, captions, label_smoothing=self.label_smoothing)
 
 
 def run_text(config: TextConfig, places: Places, problems: Problems, *, resume: bool) -> TrainingResult:
@@ -98,10 +131,15 @@ def build_text(config: TextConfig, places: Places, problems: Problems, *, device
         new_towers(config.towers, places, merges=merges, folder=folder, seed=seed)
         model = replace(model, clip=str(folder.resolve()))
     origin = from_shape(model, places, seed=seed, device=device)
-    groups = read_caption_groups([places.data / file for file in config.data.text], problems)
-    if config.data.labelled:
-        groups += read_captioned_sources(
-            [places.data / folder for folder in config.data.labelled], problems
-        ).texts()
-    encoded = [encode_texts(origin.captioner, group.texts, group.sources, problems)[0] for group in groups]
-    return TextStage(origin, config, groups=[group for group in encoded if group])
+    return TextStage(origin, config, groups=read_groups(origin.captioner, config.data, places, problems))
+
+
+def read_groups(
+    captioner: Captioner, data: DataConfig, places: Places, problems: Problems
+) -> list[list[Tensor]]:
+    """Token ids of a configuration's captions, those of one photo together."""
+    groups = read_caption_groups([places.data / file for file in data.text], problems)
+    if data.labelled:
+        groups += read_captioned_sources(places.sources(data.labelled), problems).texts()
+    encoded = [encode_texts(captioner, group.texts, group.sources, problems)[0] for group in groups]
+    return [group for group in encoded if group]
