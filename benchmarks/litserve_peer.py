@@ -36,7 +36,8 @@ def to_gpt2(decoder: CaptionDecoder) -> GPT2LMHeadModel:
             n_layer=config.layers,
             n_head=config.heads,
         )
-    ).eval()
+    )
+    gpt2.eval()
     target = gpt2.transformer
     with torch.no_grad():
         target.wte.weight.copy_(decoder.output_weight)
@@ -67,7 +68,7 @@ class CaptionApi(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         torch.set_num_threads(self.threads)
         captioner: Captioner = load_captioner(self.checkpoint)
-        self.gpt2: Any = to_gpt2(captioner.decoder).bfloat16()  # type: ignore[no-untyped-call]
+        self.gpt2: Any = to_gpt2(captioner.decoder).bfloat16()
         self.captioner = in_bf16(captioner)
 
     def decode_request(self, request: dict[str, Any]) -> tuple[torch.Tensor, int, int]:

@@ -89,7 +89,7 @@ def _photo(index: int) -> bytes:
 
 
 def _lengths(count: int, *, longest: int) -> list[int]:
-    return np.random.default_rng(0).integers(SHORTEST, longest + 1, count).tolist()
+    return [int(one) for one in np.random.default_rng(0).integers(SHORTEST, longest + 1, count)]
 
 
 def _started(
