@@ -16,6 +16,7 @@ from service.errors import (
     NotFoundError,
     ServiceError,
 )
+from service.images import ImageLimits
 from service.jobs.archive import JobArchive, output_key
 from service.jobs.buckets import allowed_uri, dataset_of_bucket
 from service.jobs.documents import CaptionJob, Dataset, Webhook, chunk_items_for, now
@@ -26,6 +27,7 @@ from service.jobs.likeness import MAX_COMPARED
 from service.jobs.outputs import CAPTIONS, DUPLICATES, FILES, JSON_LINES, captioned, json_lines
 from service.jobs.parts import JobParts
 from service.jobs.status import JobStatus
+from service.jobs.thumbnails import Thumbnails
 from service.jobs.webhook import check_webhook
 from service.metrics import Metrics
 from service.option_reading import options_from_json
@@ -115,12 +117,14 @@ class JobService:
         submission: Submission,
         uploads: Uploads,
         events: JobEvents,
+        thumbnails: Thumbnails,
         max_streams: int,
     ) -> None:
         self.parts = parts
         self.submission = submission
         self.uploads = uploads
         self.events = events
+        self.thumbnails = thumbnails
         self.event_streams = EventStreams(max_streams)
 
     @classmethod
@@ -132,6 +136,10 @@ class JobService:
             submission=Submission(parts, settings),
             uploads=Uploads(parts.store, settings),
             events=JobEvents(settings.redis_url or "", parts.jobs, is_stopping=is_stopping),
+            thumbnails=Thumbnails(
+                parts.datasets,
+                ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+            ),
             max_streams=settings.max_event_streams,
         )
 
