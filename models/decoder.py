@@ -245,13 +245,13 @@ class CaptionDecoder(nn.Module):
             rows: cache row that this token is written to, all different.
             image_slots: prefix slot of each row; beams of an image share one.
             ancestors: for each row and earlier position, the cache row which holds that token. Beams are
-                reordered by permuting this table. Columns from `lengths` on are not read.
+                reordered by permuting this table. Columns from `lengths` on are not read; there is at least
+                one more than the longest of `lengths`.
             lengths: tokens fed before this one; rows of different length may stand side by side.
         """
-        span = int(lengths.max()) + 1
-        columns = torch.arange(span, device=token_ids.device)
+        columns = torch.arange(ancestors.shape[1], device=token_ids.device)
         is_past = columns < lengths.unsqueeze(1)
-        cells = torch.where(is_past, ancestors[:, :span], rows.unsqueeze(1))
+        cells = torch.where(is_past, ancestors, rows.unsqueeze(1))
         is_visible = is_past | (columns == lengths.unsqueeze(1))
         mask = functional.pad(is_visible, (self.prefix_length, 0), value=True)[:, None, None]
         x = self.token_embedding(token_ids) + self.position_embedding(self.prefix_length + lengths)
