@@ -202,7 +202,7 @@ class DecodingBatch:
         for ticket in {rows.owners[at].ticket for at in broken}:
             image = self._images[ticket]
             # Attention weighs stale cells with 0, and 0 x NaN is NaN: the rows' next captions would fail too.
-            self._cache.tokens[:, :, image.rows] = 0.0
+            self._cache.tokens[:, image.rows] = 0.0
             error = DecodingError(f"the model's logits are not finite after {image.length} tokens")
             self._ended.append(Decoded(ticket, error=error))
             self._release(image)
