@@ -13,6 +13,7 @@ from models.decoder import CaptionDecoder
 from models.generation import Candidate, GenerationOptions, SpecialTokens
 from models.next_token import NEVER, draw_tokens, uniform_noise
 from models.rows import ImageInFlight, NextLogits, Rows, RowTables, apply_rules, force_tokens
+from models.top_scores import highest
 
 
 class DecodingError(RuntimeError):
@@ -210,7 +211,7 @@ class DecodingBatch:
     def _extend_singles(self, rows: Rows, ruled: NextLogits) -> None:
         """Greedy decoding and sampling."""
         ids = rows.ids[: rows.num_singles]
-        token_ids = ruled.scores[: rows.num_singles].argmax(dim=1)
+        token_ids = highest(ruled.scores[: rows.num_singles], 1)[1].squeeze(1)
         if len(rows.options.sampled):
             token_ids[rows.options.sampled] = self._draw(rows, ruled)
         gained = ruled.log_likelihood(torch.arange(len(ids), device=self.device), token_ids)
