@@ -1,4 +1,4 @@
-"""What this machine does with the installed model, in about a minute: formats, and photos from JPEG to caption."""
+"""What this machine does with the installed model: number formats, and photos from JPEG to caption."""
 
 import io
 import platform
