@@ -1,4 +1,4 @@
-"""Our scoring of captions against open_clip's `encode_text` at its full context: `python -m benchmarks.scoring`.
+"""Our scoring of captions against open_clip's padded `encode_text`: `python -m benchmarks.scoring`.
 
 The text towers of the default model and of ViT-B-32 at random weights; both ways tokenize. The vectors must
 be equal.
@@ -21,7 +21,20 @@ from models.clip import ClipEncoder
 from models.config import ClipConfig
 
 WORDS = (
-    ["a", "an", "the", "two", "dog", "man", "girl", "red", "small", "in", "on", "with", "runs", "plays", "stands", "field", "street", "ball", "water", "near"]
+    "a",
+    "the",
+    "two",
+    "dog",
+    "man",
+    "girl",
+    "red",
+    "small",
+    "in",
+    "on",
+    "runs",
+    "street",
+    "ball",
+    "water",
 )
 LENGTHS = (6, 16)
 BATCHES = (1, 8, 32, 128)

@@ -13,7 +13,7 @@ _CLOCKS: Mapping[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--runs, --threads and --clock: on a machine that is shared, CPU seconds of one thread are the fairest."""
+    """--runs, --threads, --clock: where others compute too, CPU seconds of one thread are the fairest."""
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", choices=tuple(_CLOCKS), default="wall")
