@@ -1,8 +1,8 @@
 """Our decoding against transformers' `generate`, same weights: `python -m benchmarks.generate`.
 
 GPT-2 small at random weights behind a prefix of 10, 20 new tokens. Medians of interleaved runs, as ratios.
-The captions of both must be equal in fp32; for bf16 and int8 the share of equal tokens is printed (random weights
-make near ties, which rounding decides). CTranslate2's int8 stands beside them where it is installed
+The captions of both must be equal in fp32; for bf16 and int8 the share of equal tokens is printed (random
+weights make near ties, which rounding decides). CTranslate2's int8 stands beside them where it is installed
 (`pip install ctranslate2`; it is no dependency): behind a prompt of 10 tokens, as it takes no embeddings.
 """
 
