@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from service.bucket_uri import plain_uri
 from service.errors import CommandError
 from service.jobs.client import DEFAULT_URL, URL_VARIABLE, JobClient
 from service.settings import read_settings
@@ -31,19 +32,28 @@ Policy = Literal["skip", "append", "prepend", "overwrite-machine", "overwrite"]
 @submit_app.command("captions")
 def submit_captions(
     source: Annotated[
-        str, typer.Argument(metavar="PATH|ID", help="Folder, archive or photo to upload, or a dataset's id.")
+        str,
+        typer.Argument(
+            metavar="PATH|ID|URI",
+            help="Folder, archive or photo to upload, a dataset's id, or s3://, gs://, az://.",
+        ),
     ],
     on_server: Annotated[
         bool, typer.Option("--on-server", help="PATH is a folder of the server; nothing is sent.")
     ] = False,
     option: Annotated[list[str] | None, typer.Option(help="Caption option, NAME=VALUE.")] = None,
     output: Annotated[
-        list[str] | None, typer.Option(help="Also make: txt, csv, metadata, xmp, webdataset.")
+        list[str] | None, typer.Option(help="Also make: txt, caption, csv, metadata, xmp, webdataset.")
     ] = None,
     write_to_folder: Annotated[
-        bool, typer.Option("--write-to-folder", help="Write a .txt beside each photo on the server.")
+        bool, typer.Option("--write-to-folder", help="Write a text beside each photo on the server.")
     ] = False,
-    policy: Annotated[Policy, typer.Option(help="What becomes of a .txt that is there.")] = "skip",
+    sidecar: Annotated[Literal["txt", "caption"], typer.Option(help="Suffix of those texts.")] = "txt",
+    policy: Annotated[Policy, typer.Option(help="What becomes of a text that is there.")] = "skip",
+    duplicates: Annotated[
+        Literal["ignore", "report", "caption-once"],
+        typer.Option(help="Near-duplicates: list them (results --output duplicates), or caption one each."),
+    ] = "ignore",
     webhook: Annotated[str | None, typer.Option(help="Address that is told of the end.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Wait for the end with a progress bar.")] = False,
     url: Url = None,
@@ -54,7 +64,9 @@ def submit_captions(
         "options": _options(option or []),
         "outputs": output or [],
         "write_to_folder": write_to_folder,
+        "sidecar": sidecar,
         "policy": policy,
+        "duplicates": duplicates,
         "webhook": {"url": webhook} if webhook else None,
         **_source(client, source, on_server=on_server),
     }
@@ -125,6 +137,18 @@ def cancel(job: JobId, url: Url = None) -> None:
 
 
 @jobs_app.command()
+def pause(job: JobId, url: Url = None) -> None:
+    """Let a job rest, also over restarts."""
+    typer.echo(JobClient(url).ask("POST", f"/v1/jobs/{job}/pause")["state"])
+
+
+@jobs_app.command()
+def resume(job: JobId, url: Url = None) -> None:
+    """Go on with a paused job."""
+    typer.echo(JobClient(url).ask("POST", f"/v1/jobs/{job}/resume")["state"])
+
+
+@jobs_app.command()
 def recover() -> None:
     """Rebuild what the broker has lost from the store; a running service does this by itself."""
     from service.jobs.parts import JobParts
@@ -159,6 +183,8 @@ def _value(text: str) -> Any:
 def _source(client: JobClient, source: str, *, on_server: bool) -> dict[str, str]:
     if on_server:
         return {"folder": source}
+    if plain_uri(source) is not None:
+        return {"uri": source}
     path = Path(source)
     if not path.exists():
         if source.startswith("ds-"):

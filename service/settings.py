@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.bucket_uri import plain_uri
 from service.errors import CommandError
 from service.rate_limits import check_rate
 
@@ -104,7 +105,11 @@ class Settings(BaseSettings):
     )
     workers: int = Field(1, ge=0, le=64, description="Worker processes that semicap serve starts.")
     worker_metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="TCP port of a worker's Prometheus metrics; unset means none."
+        None,
+        ge=1,
+        le=65535,
+        description="TCP port of a worker's Prometheus metrics; of several workers on one machine each "
+        "takes the next that is free. Unset means none.",
     )
     store_url: str | None = Field(
         None,
@@ -116,6 +121,11 @@ class Settings(BaseSettings):
         (),
         description="Folders of this machine that jobs may read, with ':' between them; links out refused.",
     )
+    dataset_buckets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Prefixes of buckets that jobs may read, by commas (s3://photos/2024,gs://museum); "
+        "server and credentials are the environment's, as obstore reads them.",
+    )
     max_dataset_items: int = Field(1_000_000, ge=1, description="Photos of one dataset.")
     max_dataset_bytes: int = Field(
         16 * 1024 * MEBIBYTE, ge=1, description="Bytes of one uploaded dataset, packed or unpacked."
@@ -123,7 +133,12 @@ class Settings(BaseSettings):
     max_uploads: int = Field(2, ge=1, le=64, description="Datasets uploaded at one time; beyond it 429.")
     upload_timeout_s: float = Field(3600.0, gt=0, description="Seconds in which a dataset has to arrive.")
     max_active_jobs: int = Field(100, ge=1, description="Jobs that wait or run; beyond it 429.")
-    job_chunk_items: int = Field(128, ge=1, le=10_000, description="Photos that a worker takes at one time.")
+    job_chunk_items: int = Field(
+        128,
+        ge=1,
+        le=10_000,
+        description="Photos that a worker takes at one time; up to 1,024 in jobs of very many.",
+    )
     job_chunk_s: float = Field(
         60.0, gt=0, description="Seconds after which a worker gives the rest of its photos back to the queue."
     )
@@ -131,6 +146,18 @@ class Settings(BaseSettings):
         3.0,
         ge=0,
         description="Seconds between two saves of a worker's results; a killed one costs that much.",
+    )
+    keep_outputs_days: float | None = Field(
+        None, gt=0, description="Days after a job's end that its output files are kept; unset keeps them."
+    )
+    keep_jobs_days: float | None = Field(
+        None, gt=0, description="Days after its end that a job and its results are kept; unset keeps them."
+    )
+    keep_datasets_days: float | None = Field(
+        None,
+        gt=0,
+        description="Days after its upload, and after the end of the last job on it, that a dataset is kept; "
+        "unset keeps them.",
     )
     webhook_secret: str | None = Field(
         None,
@@ -158,12 +185,20 @@ class Settings(BaseSettings):
         """Where API keys are kept, hashed."""
         return self.data_dir / "keys.json"
 
-    @field_validator("cors_origins", "trusted_proxies", mode="before")
+    @field_validator("cors_origins", "dataset_buckets", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return (
             [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )
+
+    @field_validator("dataset_buckets")
+    @classmethod
+    def _are_prefixes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for uri in value:
+            if plain_uri(uri) is None:
+                raise ValueError(f"{uri!r} is not s3://bucket/prefix, gs://… or az://…")
+        return value
 
     @field_validator("rate_limit")
     @classmethod

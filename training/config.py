@@ -1,6 +1,6 @@
 """The settings of every training step: one frozen dataclass a step, one documented line a field."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,11 @@ from training.config_parts import (
     TextReplayConfig,
     TowersConfig,
 )
+from training.sources import RunCaptions
 from training.toml_reader import part, setting
+
+RUNS = "runs:"
+"""Begins the name of a data source that another step has made."""
 
 # fmt: off
 # ruff: noqa: E501 - a field is one line with its unit and source; setting() and part() are dataclasses.field
@@ -94,14 +98,10 @@ class SupervisedConfig:
     data: DataConfig = part(DataConfig)
     model: CaptionerShape = part(CaptionerShape)
     lora: LoraConfig = part(LoraConfig)
-    rollout: RolloutConfig = part(RolloutConfig, estimator="reinforce", samples=5)
+    rollout: RolloutConfig = part(RolloutConfig)
     evaluation: EvaluationConfig = part(EvaluationConfig)
     optim: OptimConfig = part(OptimConfig)
     loop: LoopConfig = part(LoopConfig)
-
-    def __post_init__(self) -> None:
-        if self.cider > 0 and self.rollout.estimator != "reinforce":
-            raise ValueError("rollout.estimator must be reinforce: CIDEr-D has no gradient")
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,23 @@ class UnsupervisedConfig:
 
 
 @dataclass(frozen=True)
+class PseudoConfig:
+    """Pseudo-captions: unlabelled photos get captions of other photos that name what is surely in them (docs/data.md)."""
+
+    clip: str = setting(doc="CLIP folder that picks among the captions, relative to the folder of runs (3-joint/model/clip)")
+    classifier: str = setting("towers/squeezenet1_1.imagenet.safetensors", "torchvision's SqueezeNet 1.1 with its ImageNet classifier, relative to the data root")
+    caption_sources: tuple[str, ...] = setting((), "`source` of the lines of data.text that are used (coco-30k); empty: all. Best are captions of photos like these")
+    prior: float = setting(0.75, "how far things become as likely as captions name them, where the classifier takes all classes for alike: 0 not, 1 wholly", low=0.0, high=1.0)
+    min_confidence: float = setting(0.5, "a photo in which the classifier is less sure of every thing gets no captions", low=0.01, high=1.0)
+    min_captions: int = setting(20, "a thing that fewer captions name is not looked for", low=1)
+    pool_size: int = setting(50, "captions that CLIP finds nearest, of which those that resemble the others most are taken", low=1)
+    captions_per_image: int = setting(5, "captions for each photo, at most", low=1, high=5)
+    max_words: int = setting(14, "captions with more words are not used: they tell more of their own photo", low=3)
+    device: str = setting("auto", "auto: a GPU if there is one, else the CPU; or torch's name of it")
+    data: DataConfig = part(DataConfig)
+
+
+@dataclass(frozen=True)
 class ReleaseConfig:
     """The model card: what the stages measure on the same photos."""
 
@@ -138,12 +155,19 @@ class ReleaseConfig:
 
 
 StageConfig = (
-    TokenizerConfig | TextConfig | JointConfig | SupervisedConfig | UnsupervisedConfig | ReleaseConfig
+    TokenizerConfig
+    | TextConfig
+    | JointConfig
+    | PseudoConfig
+    | SupervisedConfig
+    | UnsupervisedConfig
+    | ReleaseConfig
 )
 STAGES: Mapping[str, type[StageConfig]] = {
     "tokenizer": TokenizerConfig,
     "text": TextConfig,
     "joint": JointConfig,
+    "pseudo": PseudoConfig,
     "supervised": SupervisedConfig,
     "unsupervised": UnsupervisedConfig,
     "release": ReleaseConfig,
@@ -172,3 +196,12 @@ class Places:
     def run(self, relative: str) -> Path:
         """A result of another step."""
         return (self.runs or self.out.parent) / relative
+
+    def sources(self, names: Sequence[str]) -> list[Path | RunCaptions]:
+        """What data settings name: paths in the data root; `runs:STEP`, the captions that a step has written."""
+        return [
+            RunCaptions(self.run(name.removeprefix(RUNS)), self.data)
+            if name.startswith(RUNS)
+            else self.data / name
+            for name in names
+        ]

@@ -61,8 +61,10 @@ class JointStage:
         features = self._encode(pixels)
         groups = [draw_captions(self._training.token_ids[row], count, generator) for row in rows]
         captions = [caption for group in groups for caption in group]
-        written = captions_loss(self.module, features, captions, label_smoothing=config.label_smoothing)
-        parts = {"captioning": written}
+        parts = {}
+        if config.captioning > 0:
+            smoothing = config.label_smoothing
+            parts["captioning"] = captions_loss(self.module, features, captions, label_smoothing=smoothing)
         if config.contrastive > 0:
             parts["contrastive"] = self._tell_apart(features, captions)
         weights = vars(config)
@@ -166,14 +168,14 @@ def build_joint(
 ) -> JointStage:
     """The stage with its photos and captions read."""
     origin = from_checkpoint(places.run(config.init), device=device)
-    labelled = read_captioned_sources([places.data / folder for folder in config.data.labelled], problems)
+    labelled = read_captioned_sources(places.sources(config.data.labelled), problems)
     labelled = labelled.select(
         sample_rows(len(labelled), count=config.data.max_labelled, seed=config.data.split_seed)
     )
     training = _with_pixels(labelled, origin, config, places, problems)
     validation = None
     if config.data.validation:
-        held_out = read_captioned_sources([places.data / config.data.validation], problems)
+        held_out = read_captioned_sources(places.sources([config.data.validation]), problems)
         limits = (len(held_out), config.data.max_validation, config.evaluation.max_images)
         held_out = held_out.select(range(min(limit for limit in limits if limit)))
         validation = _with_pixels(held_out, origin, config, places, problems)

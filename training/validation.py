@@ -67,7 +67,7 @@ def read_validation(
     """The validation images of a configuration, None without any."""
     if not data.validation:
         return None
-    captioned = read_captioned_sources([places.data / data.validation], problems)
+    captioned = read_captioned_sources(places.sources([data.validation]), problems)
     limit = min(count for count in (len(captioned), data.max_validation, config.max_images) if count)
     captioned = captioned.select(range(limit))
     features, readable = evaluation_features(

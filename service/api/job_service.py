@@ -16,14 +16,18 @@ from service.errors import (
     NotFoundError,
     ServiceError,
 )
+from service.images import ImageLimits
 from service.jobs.archive import JobArchive, output_key
-from service.jobs.documents import CaptionJob, Dataset, Webhook, now
+from service.jobs.buckets import allowed_uri, dataset_of_bucket
+from service.jobs.documents import CaptionJob, Dataset, Webhook, chunk_items_for, now
 from service.jobs.events import JobEvents
 from service.jobs.folders import allowed_folder, dataset_of_folder
 from service.jobs.idempotency import claim_job_id
-from service.jobs.outputs import FILES
+from service.jobs.likeness import MAX_COMPARED
+from service.jobs.outputs import CAPTIONS, DUPLICATES, FILES, JSON_LINES, captioned, json_lines
 from service.jobs.parts import JobParts
 from service.jobs.status import JobStatus
+from service.jobs.thumbnails import Thumbnails
 from service.jobs.webhook import check_webhook
 from service.metrics import Metrics
 from service.option_reading import options_from_json
@@ -56,21 +60,34 @@ class Submission:
         dataset = self._dataset(asked)
         if asked.write_to_folder and dataset.folder is None:
             raise InvalidRequestError("write_to_folder needs photos in a folder of the server, not an upload")
+        if asked.duplicates != "ignore" and dataset.num_items > MAX_COMPARED:
+            raise InvalidRequestError(
+                f"near-duplicates are looked for among {MAX_COMPARED} photos at most; "
+                f"the dataset has {dataset.num_items}"
+            )
         return jobs.submit(self._job(job_id, asked, dataset))
 
     def _dataset(self, asked: CaptionJobRequest) -> Dataset:
-        settings = self._settings
-        if asked.folder is not None:
-            return dataset_of_folder(
-                asked.folder,
-                store=self._parts.store,
-                roots=settings.dataset_roots,
-                max_items=settings.max_dataset_items,
-            )
-        dataset = self._parts.datasets.get(asked.dataset or "")
+        if asked.dataset is None:
+            return self.dataset_at(folder=asked.folder, uri=asked.uri)
+        dataset = self._parts.datasets.get(asked.dataset)
         if dataset.folder is not None:
-            allowed_folder(dataset.folder, settings.dataset_roots)
+            allowed_folder(dataset.folder, self._settings.dataset_roots)
+        if dataset.uri is not None:
+            allowed_uri(dataset.uri, self._settings.dataset_buckets)
         return dataset
+
+    def dataset_at(self, *, folder: str | None, uri: str | None) -> Dataset:
+        """A dataset of photos that stay where they are.
+
+        Raises:
+            ServiceError: the operator has not opened the place, or it has no photos.
+        """
+        store, settings = self._parts.store, self._settings
+        most = settings.max_dataset_items
+        if uri is not None:
+            return dataset_of_bucket(uri, store=store, roots=settings.dataset_buckets, max_items=most)
+        return dataset_of_folder(folder or "", store=store, roots=settings.dataset_roots, max_items=most)
 
     def _job(self, job_id: str, asked: CaptionJobRequest, dataset: Dataset) -> CaptionJob:
         return CaptionJob(
@@ -78,11 +95,14 @@ class Submission:
             created=now(),
             dataset=dataset.id,
             num_items=dataset.num_items,
-            chunk_items=self._settings.job_chunk_items,
+            chunk_items=chunk_items_for(dataset.num_items, least=self._settings.job_chunk_items),
             options=asked.options,
             outputs=tuple(dict.fromkeys(asked.outputs)),
             writes_to_folder=asked.write_to_folder,
+            sidecar=asked.sidecar,
             policy=asked.policy,
+            duplicates=asked.duplicates,
+            duplicate_similarity=asked.duplicate_similarity,
             webhook=Webhook(url=asked.webhook.url) if asked.webhook else None,
         )
 
@@ -97,12 +117,14 @@ class JobService:
         submission: Submission,
         uploads: Uploads,
         events: JobEvents,
+        thumbnails: Thumbnails,
         max_streams: int,
     ) -> None:
         self.parts = parts
         self.submission = submission
         self.uploads = uploads
         self.events = events
+        self.thumbnails = thumbnails
         self.event_streams = EventStreams(max_streams)
 
     @classmethod
@@ -114,6 +136,10 @@ class JobService:
             submission=Submission(parts, settings),
             uploads=Uploads(parts.store, settings),
             events=JobEvents(settings.redis_url or "", parts.jobs, is_stopping=is_stopping),
+            thumbnails=Thumbnails(
+                parts.datasets,
+                ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+            ),
             max_streams=settings.max_event_streams,
         )
 
@@ -127,6 +153,15 @@ class JobService:
             with suppress(JobNotFoundError):
                 yield self.parts.jobs.status(job_id)
 
+    def lines_response(self, job_id: str) -> StreamingResponse:
+        """The captions so far; of an ended job as its output has them. Raises JobNotFoundError."""
+        jobs = self.parts.jobs
+        status = jobs.status(job_id)
+        parts = None
+        if status.finished is not None:
+            parts = self.parts.store.stream(output_key(job_id, status.attempt, CAPTIONS))
+        return StreamingResponse(parts or json_lines(captioned(jobs.results(job_id))), media_type=JSON_LINES)
+
     def output_response(self, job_id: str, output: str) -> StreamingResponse:
         """An output of an ended job.
 
@@ -135,14 +170,18 @@ class JobService:
             NotFoundError: it was not asked for.
         """
         status = self.parts.jobs.status(job_id)
-        kind = next((one for one in status.job.outputs if one == output), None)
-        if kind is None:
-            known = ", ".join(("jsonl", *status.job.outputs))
+        files = {kind: FILES[kind] for kind in status.job.outputs} | (
+            {} if status.job.duplicates == "ignore" else {"duplicates": (DUPLICATES, JSON_LINES)}
+        )
+        if output not in files:
+            known = ", ".join(("jsonl", *files))
             raise NotFoundError(f"the job has no output {output!r}; it has {known}")
-        name, media_type = FILES[kind]
-        parts = self.parts.store.stream(output_key(job_id, status.attempt, name))
-        if status.finished is None or parts is None:
+        name, media_type = files[output]
+        if status.finished is None:
             raise JobStateError(f"the job is {status.state}; {name} is made when it ends")
+        parts = self.parts.store.stream(output_key(job_id, status.attempt, name))
+        if parts is None:
+            raise NotFoundError(f"{name} is kept no longer (SEMICAP_KEEP_OUTPUTS_DAYS); the results are")
         headers = {"Content-Disposition": f'attachment; filename="{job_id}-{name}"'}
         return StreamingResponse(parts, media_type=media_type, headers=headers)
 

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from service.errors import JobNotFoundError
 from service.jobs.datasets import is_id
-from service.jobs.documents import Attempt, CaptionJob, Counts, Delivery, ItemResult, Outcome, now
+from service.jobs.documents import Attempt, CaptionJob, Counts, Delivery, ItemResult, Outcome, Stop, now
 from service.jobs.store import ArtifactStore
 
 _ACTIVE = "active"
@@ -77,6 +77,18 @@ class JobArchive:
 
     def is_canceled(self, job_id: str, attempt: int) -> bool:
         return self.store.has(_cancel_key(job_id, attempt))
+
+    def ask_to_pause(self, job_id: str, attempt: int) -> None:
+        self.store.put(_pause_key(job_id, attempt), b"")
+
+    def end_pause(self, job_id: str, attempt: int) -> None:
+        self.store.delete([_pause_key(job_id, attempt)])
+
+    def stop(self, job_id: str, attempt: int) -> Stop | None:
+        """Whether an attempt shall do nothing more, and for how long."""
+        if self.is_canceled(job_id, attempt):
+            return "canceled"
+        return "paused" if self.store.has(_pause_key(job_id, attempt)) else None
 
     def delivery(self, job_id: str, attempt: int) -> Delivery:
         """How far the attempt's webhook is."""
@@ -204,6 +216,10 @@ def _outcome_key(job_id: str, attempt: int) -> str:
 
 def _delivery_key(job_id: str, attempt: int) -> str:
     return f"jobs/{job_id}/webhook-{attempt:04d}.json"
+
+
+def _pause_key(job_id: str, attempt: int) -> str:
+    return f"jobs/{job_id}/pause-{attempt:04d}"
 
 
 def _cancel_key(job_id: str, attempt: int) -> str:

@@ -6,11 +6,23 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
-JobState = Literal["queued", "running", "succeeded", "failed", "canceled"]
-OutputKind = Literal["txt", "csv", "metadata", "xmp", "webdataset"]
+JobState = Literal["queued", "running", "paused", "succeeded", "failed", "canceled"]
+Stop = Literal["canceled", "paused"]
+OutputKind = Literal["txt", "csv", "metadata", "xmp", "webdataset", "caption"]
+Sidecar = Literal["txt", "caption"]
 Policy = Literal["skip", "append", "prepend", "overwrite-machine", "overwrite"]
 
+MOST_CHUNK_ITEMS = 1024
+CHUNKS_TO_SHARE = 64
+"""A job is cut into so many chunks before they get any larger: that many workers can share it."""
+
 ENDED: tuple[JobState, ...] = ("succeeded", "failed", "canceled")
+
+
+Duplicates = Literal["ignore", "report", "caption-once"]
+
+DUPLICATE_SIMILARITY = 0.95
+"""Cosine of two photos' CLIP embeddings from which on they are near-duplicates (docs/jobs.md has figures)."""
 
 
 class Document(BaseModel):
@@ -28,7 +40,7 @@ class Item(Document):
     Args:
         name: its path in the upload or below the dataset's folder.
         sha256: of its bytes, where the store holds them.
-        modified_ns: of the file, where it lies in a server folder.
+        modified_ns: of the file, where it lies in a server folder or a bucket.
     """
 
     name: str
@@ -48,7 +60,8 @@ class Dataset(Document):
     """Photos that jobs can run on.
 
     Args:
-        folder: the server folder that holds the files; None where the store does.
+        folder: the server folder that holds the files, where one does.
+        uri: the prefix of the bucket that holds them, where one does; else the store does.
         rejected: the first of what was left out; `num_rejected` counts all.
     """
 
@@ -57,6 +70,7 @@ class Dataset(Document):
     num_items: int
     num_bytes: int
     folder: str | None = None
+    uri: str | None = None
     num_rejected: int = 0
     rejected: tuple[Rejected, ...] = ()
 
@@ -79,7 +93,10 @@ class CaptionJob(Document):
     options: dict[str, Any] = Field(default_factory=dict)
     outputs: tuple[OutputKind, ...] = ()
     writes_to_folder: bool = False
+    sidecar: Sidecar = "txt"
     policy: Policy = "skip"
+    duplicates: Duplicates = "ignore"
+    duplicate_similarity: float = DUPLICATE_SIMILARITY
     webhook: Webhook | None = None
 
 
@@ -170,6 +187,11 @@ def now() -> datetime:
 def new_id(prefix: str) -> str:
     """An identifier that sorts by the time of its making, to the millisecond."""
     return f"{prefix}-{int(now().timestamp() * 1000):012x}{uuid4().hex[:12]}"
+
+
+def chunk_items_for(num_items: int, *, least: int) -> int:
+    """Photos of one chunk: a large job has large ones, as an engine runs empty at the end of each."""
+    return max(least, min(MOST_CHUNK_ITEMS, num_items // CHUNKS_TO_SHARE))
 
 
 def chunks_of(num_items: int, chunk_items: int) -> int:

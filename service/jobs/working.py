@@ -6,10 +6,10 @@ import warnings
 from typing import Any
 
 from celery import signals
-from prometheus_client import start_http_server
 
 from service.jobs.chunks import Captions, ChunkLimits, ChunkRunner
 from service.jobs.finishing import Finisher
+from service.jobs.metrics_port import serve_metrics
 from service.jobs.parts import JobParts
 from service.jobs.queue import QUEUES
 from service.jobs.tasks import add_tasks
@@ -45,7 +45,7 @@ def work(settings: Settings, parts: JobParts, *, captioner: Captions, metrics: M
     )
     add_tasks(parts.celery, chunks, finisher, webhooks)
     if settings.worker_metrics_port is not None:
-        start_http_server(settings.worker_metrics_port, settings.host, registry=metrics.registry)
+        serve_metrics(metrics.registry, host=settings.host, port=settings.worker_metrics_port)
     parts.keeper.start()
     try:
         return _run_celery(parts, stopping)

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from service.errors import BrokenImageError, PhotoLostError
-from service.jobs.chunks import Captions, ChunkLimits, ChunkRunner
+from service.jobs.chunks import Captions, ChunkLimits, ChunkRunner, Embeddings
 from service.jobs.datasets import Datasets
 from service.jobs.documents import Dataset, Item, ItemResult
 from service.jobs.failures import failed_result
@@ -37,7 +37,7 @@ class FakeCaptions:
         datasets: Datasets,
         *,
         item_s: float = 0.0,
-        on_item: Callable[[int], None] = lambda number: None,
+        on_item: Callable[[int], object] = lambda number: None,
     ) -> None:
         self._datasets = datasets
         self._item_s = item_s
@@ -45,7 +45,12 @@ class FakeCaptions:
         self.done: list[int] = []
 
     def caption(
-        self, dataset: Dataset, items: Iterator[tuple[int, Item]], options: dict[str, Any]
+        self,
+        dataset: Dataset,
+        items: Iterator[tuple[int, Item]],
+        options: dict[str, Any],
+        *,
+        embeddings: Embeddings | None = None,
     ) -> Generator[ItemResult, None, None]:
         for number, item in items:
             self._on_item(number)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zipfile
 from datetime import timedelta
 from typing import Any
@@ -96,10 +97,14 @@ def test_request_whose_first_is_not_done_is_409_then_taken_over(
     body = {
         "dataset": asked["dataset"],
         "folder": None,
+        "uri": None,
         "options": {},
         "outputs": [],
         "write_to_folder": False,
+        "sidecar": "txt",
         "policy": "skip",
+        "duplicates": "ignore",
+        "duplicate_similarity": 0.95,
         "webhook": None,
     }
     claimed, _ = claim_job_id(job_parts(client).jobs.archive, "half", body)
@@ -162,11 +167,27 @@ def test_cancel_and_retry(client: TestClient) -> None:
     assert client.get(f"/v1/jobs/{job}").json()["state"] == "succeeded"
 
 
+def test_pause_and_resume(client: TestClient) -> None:
+    job = submit(client, dataset=upload(client, 12)["id"])["id"]
+    answer = client.post(f"/v1/jobs/{job}/pause")
+    assert (answer.status_code, answer.json()["state"]) == (202, "paused")
+    assert finish(client).captions.done == []
+    answer = client.post(f"/v1/jobs/{job}/resume")
+    assert (answer.status_code, answer.json()["state"]) == (202, "queued")
+    finish(client)
+    assert client.get(f"/v1/jobs/{job}").json()["counts"]["done"] == 12
+    assert [event["event"] for event in events(client, job)][:3] == ["queued", "paused", "resumed"]
+    assert client.post(f"/v1/jobs/{job}/pause").status_code == 409
+
+
 def test_queue_is_in_the_metrics(client: TestClient) -> None:
     job = submit(client, dataset=upload(client, 12)["id"])["id"]
     text = client.get("/metrics").text
     assert "semicap_job_queue_depth 2.0" in text
     assert "semicap_jobs_active" in text
+    oldest = re.search(r"^semicap_job_queue_oldest_seconds (\S+)$", text, re.MULTILINE)
+    assert oldest is not None
+    assert 0 < float(oldest[1]) < 600
     client.delete(f"/v1/jobs/{job}")
     finish(client)
 
