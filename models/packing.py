@@ -1,4 +1,4 @@
-"""Weights laid out for a CPU's matrix units: bf16 or int8, packed by oneDNN.
+"""Weights laid out for a CPU's matrix units: bf16 packed by oneDNN, int8 by FBGEMM.
 
 int8 sums are whole numbers, exact in any order: a row gets the same result whatever stands beside it in the
 batch, bit for bit. bf16 is summed in an order that depends on the number of rows, so that a caption can turn
@@ -138,9 +138,10 @@ def packed_decoder(decoder: CaptionDecoder, precision: Literal["bf16", "int8"]) 
 
 
 def can_pack(precision: Literal["bf16", "int8"]) -> bool:
-    """Whether oneDNN does this here, and rightly. The operators are torch's own, but not documented."""
+    """Whether this machine does it, and rightly. The operators are torch's own, but not documented."""
     generator = torch.Generator().manual_seed(0)
     weight, x = torch.randn(32, 64, generator=generator), torch.randn(3, 64, generator=generator)
+    weight[0], x[0] = 1.0, 1.0  # without VNNI, FBGEMM sums pairs of products in 16 bits, which these overflow
     try:
         with torch.inference_mode():
             y = LAYERS[precision](weight, None)(x).float()
