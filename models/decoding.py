@@ -14,6 +14,7 @@ from models.decoder import CaptionDecoder
 from models.generation import Candidate, GenerationOptions, SpecialTokens
 from models.next_token import NEVER, draw_tokens, uniform_noise
 from models.rows import ImageInFlight, NextLogits, Rows, RowTables, apply_rules, force_tokens
+from models.top_scores import highest
 
 
 class DecodingError(RuntimeError):
@@ -196,7 +197,7 @@ class DecodingBatch:
         for ticket in {rows.owners[at].ticket for at in broken}:
             image = self._images[ticket]
             # Attention weighs stale cells with 0, and 0 x NaN is NaN: the rows' next captions would fail too.
-            self._cache.tokens[:, :, image.rows] = 0.0
+            self._cache.tokens[:, image.rows] = 0.0
             error = DecodingError(f"the model's logits are not finite after {image.length} tokens")
             self._ended.append(Decoded(ticket, error=error))
             self._release(image)
@@ -204,7 +205,7 @@ class DecodingBatch:
     def _extend_singles(self, rows: Rows, ruled: NextLogits) -> None:
         """Greedy decoding and sampling."""
         ids = rows.ids[: rows.num_singles]
-        token_ids = ruled.scores[: rows.num_singles].argmax(dim=1)
+        token_ids = highest(ruled.scores[: rows.num_singles], 1)[1].squeeze(1)
         if len(rows.options.sampled):
             token_ids[rows.options.sampled] = self._draw(rows, ruled)
         gained = ruled.log_likelihood(torch.arange(len(ids), device=self.device), token_ids)
