@@ -18,6 +18,7 @@ from training.config import (
 )
 from training.config_parts import DataConfig
 from training.data import DataError, Problems, read_texts
+from training.evaluate import read_photos_to_judge
 from training.sources import read_captioned_sources, read_image_sources
 
 
@@ -118,6 +119,10 @@ def _check_data(data: DataConfig, places: Places, inputs: Inputs) -> None:
         captions = sum(len(group) for group in captioned.captions)
         return len(captioned), f"{len(captioned)} photos, {captions} captions"
 
+    def judged(path: Path) -> tuple[int, str]:
+        count = len(read_photos_to_judge(path, inputs.problems))
+        return count, f"{count} photos"
+
     def unlabelled(path: Path) -> tuple[int, str]:
         count = len(read_image_sources([path], inputs.problems))
         return count, f"{count} photos"
@@ -129,7 +134,7 @@ def _check_data(data: DataConfig, places: Places, inputs: Inputs) -> None:
     for setting, sources, read, limit in (
         ("data.labelled", data.labelled, labelled, data.max_labelled),
         ("data.unlabelled", data.unlabelled, unlabelled, data.max_unlabelled),
-        ("data.validation", validation, labelled, data.max_validation),
+        ("data.validation", validation, judged, data.max_validation),
         ("data.text", data.text, text, 0),
     ):
         total = sum(_check_source(setting, source, places.data / source, read, inputs) for source in sources)

@@ -18,6 +18,11 @@ from service.jobs.store import ArtifactStore
 ITEMS_PER_FILE = 1000
 MAX_LISTED_REJECTIONS = 1000
 
+CAPTIONS_FILE = "metadata.jsonl"
+"""Captions that lie beside photos, as Hugging Face's ImageFolder has them."""
+
+MAX_CAPTIONS_BYTES = 256 * 1024 * 1024
+
 _CACHED_FILES = 16
 
 
@@ -40,6 +45,10 @@ class DatasetWriter:
         digest = hashlib.sha256(data).hexdigest()
         self._store.create(image_key(digest), data)
         self.add(Item(name=name, num_bytes=len(data), sha256=digest))
+
+    def add_captions(self, data: bytes) -> None:
+        """Keeps the metadata.jsonl that came with the photos."""
+        self._store.put(captions_key(self.id), data)
 
     def add(self, item: Item) -> None:
         """Lists an item.
@@ -132,6 +141,34 @@ class Datasets:
             raise PhotoLostError(f"the artifact store has lost the photo {item.name}")
         return data
 
+    def captions(self, dataset: Dataset) -> bytes:
+        """The metadata.jsonl that came with the photos; empty where none did.
+
+        Raises:
+            InvalidDatasetError: it is longer than MAX_CAPTIONS_BYTES, or cannot be read.
+        """
+        if dataset.folder is None:
+            return self._store.get(captions_key(dataset.id)) or b""
+        path = Path(dataset.folder) / CAPTIONS_FILE
+        try:
+            if not path.resolve().is_relative_to(Path(dataset.folder)):
+                raise InvalidDatasetError(f"{CAPTIONS_FILE} is a link that leads out of the folder")
+            with path.open("rb") as file:
+                data = file.read(MAX_CAPTIONS_BYTES + 1)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise InvalidDatasetError(f"{CAPTIONS_FILE} cannot be read: {error.strerror}") from error
+        if len(data) > MAX_CAPTIONS_BYTES:
+            raise InvalidDatasetError(f"{CAPTIONS_FILE} has more than {MAX_CAPTIONS_BYTES} bytes")
+        return data
+
+    def has_captions(self, dataset: Dataset) -> bool:
+        """Whether a metadata.jsonl came with the photos."""
+        if dataset.folder is None:
+            return self._store.has(captions_key(dataset.id))
+        return (Path(dataset.folder) / CAPTIONS_FILE).is_file()
+
     def _read_file(self, dataset_id: str, number: int) -> list[Item]:
         lines = self._store.get(_items_key(dataset_id, number))
         if lines is None:
@@ -163,6 +200,11 @@ def is_id(text: str) -> bool:
 def image_key(sha256: str) -> str:
     """Where a photo of this content lies."""
     return f"images/{sha256[:2]}/{sha256}"
+
+
+def captions_key(dataset_id: str) -> str:
+    """Where the captions that came with a dataset lie."""
+    return f"datasets/{dataset_id}/{CAPTIONS_FILE}"
 
 
 def _head_key(dataset_id: str) -> str:

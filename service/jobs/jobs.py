@@ -10,11 +10,12 @@ from service.jobs.archive import JobArchive, counts_of, results_of
 from service.jobs.board import Board
 from service.jobs.documents import (
     Attempt,
-    CaptionJob,
     Counts,
+    FinetuneJob,
     ItemResult,
+    Job,
     Outcome,
-    chunks_of,
+    TrainingRecord,
     now,
 )
 from service.jobs.queue import JobQueue, finish_message
@@ -46,7 +47,7 @@ class Jobs:
         self._max_active = max_active
         self._told: dict[str, float] = {}
 
-    def submit(self, job: CaptionJob) -> JobStatus:
+    def submit(self, job: Job) -> JobStatus:
         """Takes a job; once this returns it will be done, whatever happens to broker and workers.
 
         Raises:
@@ -55,7 +56,7 @@ class Jobs:
         """
         if len(self.archive.active()) >= self._max_active:
             raise TooManyJobsError(f"{self._max_active} jobs wait or run already", retry_after_s=30)
-        attempt = Attempt(number=1, created=now(), num_chunks=chunks_of(job.num_items, job.chunk_items))
+        attempt = Attempt(number=1, created=now(), num_chunks=job.chunks_for(job.num_items))
         self.archive.add(job, attempt)
         self._begin(job, attempt)
         return self.status(job.id)
@@ -73,6 +74,7 @@ class Jobs:
                 started=outcome.started,
                 finished=outcome.finished,
                 error=outcome.error,
+                training=self._training(job, attempt.number),
             )
         return self._running_status(job, attempt)
 
@@ -107,6 +109,8 @@ class Jobs:
         status = self.status(job_id)
         if status.finished is None:
             raise JobStateError(f"the job is {status.state}; it can be retried when it has ended")
+        if isinstance(status.job, FinetuneJob):
+            return self._retry_finetune(status)
         settled, items = Counts(), set(range(status.job.num_items))
         for result in results_of(self.archive, job_id):
             if result.outcome != "failed" or not may_succeed(result):
@@ -121,21 +125,32 @@ class Jobs:
             number=last.number + 1,
             created=now(),
             first_chunk=last.chunks.stop,
-            num_chunks=chunks_of(len(items), status.job.chunk_items),
+            num_chunks=status.job.chunks_for(len(items)),
             items=tuple(sorted(items)),
             settled=settled,
         )
-        if not self.archive.add_attempt(job_id, attempt):
+        return self._start_again(status.job, attempt), len(items)
+
+    def _retry_finetune(self, status: JobStatus) -> tuple[JobStatus, int]:
+        """From its beginning: photos may have changed."""
+        if status.state == "succeeded":
+            raise JobStateError("nothing to run again: the job has made its version")
+        last = self.archive.attempt(status.job.id)
+        attempt = Attempt(number=last.number + 1, created=now(), first_chunk=last.chunks.stop, num_chunks=1)
+        return self._start_again(status.job, attempt), status.job.num_items
+
+    def _start_again(self, job: Job, attempt: Attempt) -> JobStatus:
+        if not self.archive.add_attempt(job.id, attempt):
             raise JobStateError("another request retries the job at this moment")
-        self._begin(status.job, attempt)
-        return self.status(job_id), len(items)
+        self._begin(job, attempt)
+        return self.status(job.id)
 
     def results(self, job_id: str) -> Iterator[ItemResult]:
         """Every result so far, one for each item. Raises JobNotFoundError."""
         self.archive.job(job_id)
         return results_of(self.archive, job_id)
 
-    def rebuild(self, job: CaptionJob, attempt: Attempt) -> None:
+    def rebuild(self, job: Job, attempt: Attempt) -> None:
         """Puts an attempt on the board as the store knows it."""
         complete = self.archive.complete_chunks(job.id)
         begun = (complete | self.archive.chunks_with_parts(job.id)) & set(attempt.chunks)
@@ -152,7 +167,7 @@ class Jobs:
         """Sends the chunks there is room for, or asks for the job's end; call it when something is done."""
         running = len(self.board.leased(job_id, self.board.sent(job_id)))
         for chunk in self.board.take(job_id, room=SPARE_CHUNKS + 2 * running):
-            self.queue.send_chunk(job_id, chunk)
+            self._send(job_id, chunk)
         if self.is_drained(job_id):
             self.queue.send_finish(job_id)
 
@@ -168,7 +183,7 @@ class Jobs:
     def send_again(self, job_id: str, chunk: int) -> None:
         """Sends a chunk that was given back or lost."""
         self.board.sent_again(job_id, chunk)
-        self.queue.send_chunk(job_id, chunk)
+        self._send(job_id, chunk)
 
     def send_lost(self, job_id: str, *, waiting: set[str]) -> int:
         """Sends again what nobody does and what does not wait; how many chunks.
@@ -195,7 +210,7 @@ class Jobs:
         sent = [when for job_id in job_ids for when in self.board.sent(job_id).values()]
         return max(0.0, time.time() - min(sent)) if sent else 0.0
 
-    def end(self, job: CaptionJob, outcome: Outcome) -> None:
+    def end(self, job: Job, outcome: Outcome) -> None:
         """Keeps how the job ended and tells those who listen."""
         self.archive.end(job.id, outcome)
         self._tolerating_broker(lambda: self._tell(self.status(job.id), event=outcome.state))
@@ -208,7 +223,10 @@ class Jobs:
         self._told = {job_id: time.monotonic()}
         self._tell(self.status(job_id), event="progress")
 
-    def _begin(self, job: CaptionJob, attempt: Attempt) -> None:
+    def _send(self, job_id: str, chunk: int) -> None:
+        self.queue.send_chunk(job_id, chunk, kind=self.archive.job(job_id).kind)
+
+    def _begin(self, job: Job, attempt: Attempt) -> None:
         """The job is safe in the store: a broker that is away only makes it start later."""
 
         def begin() -> None:
@@ -224,20 +242,32 @@ class Jobs:
         except BrokerUnavailableError:
             return
 
+    def tell_point(self, job_id: str, point: dict[str, float]) -> None:
+        """A `curve` event."""
+        self.board.tell(job_id, "curve", json.dumps(point))
+
     def _tell(self, status: JobStatus, *, event: str) -> None:
         self.board.tell(status.job.id, event, json.dumps(summary(status)))
 
-    def _running_status(self, job: CaptionJob, attempt: Attempt) -> JobStatus:
+    def _running_status(self, job: Job, attempt: Attempt) -> JobStatus:
         canceling = self.archive.is_canceled(job.id, attempt.number)
         try:
             progress = self.board.progress(job.id)
         except BrokerUnavailableError:
             progress = None
         if progress is None or progress.attempt != attempt.number:
-            return JobStatus(job, attempt.number, "queued", attempt.settled, cancel_requested=canceling)
+            return JobStatus(
+                job,
+                attempt.number,
+                "queued",
+                attempt.settled,
+                cancel_requested=canceling,
+                training=self._training(job, attempt.number),
+            )
         counts = attempt.settled + progress.counts
         left = job.num_items - counts.total
         rate = progress.images_per_s
+        training = self._training(job, attempt.number)
         return JobStatus(
             job,
             attempt.number,
@@ -245,6 +275,13 @@ class Jobs:
             counts,
             cancel_requested=canceling,
             started=datetime.fromtimestamp(progress.started, UTC) if progress.started else None,
-            images_per_s=rate,
-            seconds_left=left / rate if rate else None,
+            images_per_s=None if training else rate,
+            seconds_left=training.seconds_left if training else left / rate if rate else None,
+            training=training,
         )
+
+    def _training(self, job: Job, attempt: int) -> TrainingRecord | None:
+        if not isinstance(job, FinetuneJob):
+            return None
+        known = self.archive.training(job.id, attempt)
+        return known or TrainingRecord(attempt=attempt, steps=int(job.settings["steps"]))

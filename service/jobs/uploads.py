@@ -14,7 +14,7 @@ from typing import IO
 
 from service.errors import InvalidDatasetError, RequestTooLargeError
 from service.image_formats import recognised_format
-from service.jobs.datasets import DatasetWriter
+from service.jobs.datasets import CAPTIONS_FILE, DatasetWriter
 from service.offline.photo_files import EXTENSIONS
 
 ARCHIVES = ("application/zip", "application/x-zip-compressed", "application/x-tar", "application/gzip")
@@ -116,6 +116,10 @@ class Ingest:
             self._writer.reject(member.name, problem)
             return
         data = member.read(self._limits.max_image_bytes + 1)
+        if member.name == CAPTIONS_FILE and len(data) <= self._limits.max_image_bytes:
+            self._names.add(member.name)
+            self._writer.add_captions(data)
+            return
         problem = _content_problem(member.name, data, self._limits.max_image_bytes)
         if problem is not None:
             self._writer.reject(member.name, problem)
