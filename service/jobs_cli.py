@@ -125,6 +125,18 @@ def cancel(job: JobId, url: Url = None) -> None:
 
 
 @jobs_app.command()
+def pause(job: JobId, url: Url = None) -> None:
+    """Let a job rest, also over restarts."""
+    typer.echo(JobClient(url).ask("POST", f"/v1/jobs/{job}/pause")["state"])
+
+
+@jobs_app.command()
+def resume(job: JobId, url: Url = None) -> None:
+    """Go on with a paused job."""
+    typer.echo(JobClient(url).ask("POST", f"/v1/jobs/{job}/resume")["state"])
+
+
+@jobs_app.command()
 def recover() -> None:
     """Rebuild what the broker has lost from the store; a running service does this by itself."""
     from service.jobs.parts import JobParts

@@ -1,4 +1,4 @@
-"""The data of a run in its folder: photos to train on, photos held out, labelled photos where there are any."""
+"""The data of a run in its folder: photos to train on, photos held out, labelled photos if there are any."""
 
 import json
 import shutil

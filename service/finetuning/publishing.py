@@ -16,7 +16,7 @@ def open_registry(task: Task) -> ModelRegistry:
 
 
 def publish(registry: ModelRegistry, task: Task, folder: RunFolder, verdict: Verdict) -> Ending:
-    """Publishes what a run has made, whatever the verdict; activates it when that was asked for and it passed."""
+    """Publishes what a run has made, whatever the verdict; activates it where asked to, if it passed."""
     gate = verdict.to_dict()
     made = registry.publish(
         folder.model,

@@ -16,7 +16,7 @@ from service.finetuning.log import Point, TrainingLog
 from service.finetuning.saved_state import SavedStates
 from service.finetuning.task import Ending, RunFolder, Task
 from service.jobs.archive import counts_of
-from service.jobs.documents import Attempt, FinetuneJob, ItemResult, ModelMade, Phase, TrainingRecord
+from service.jobs.documents import Attempt, FinetuneJob, ItemResult, ModelMade, Phase, Stop, TrainingRecord
 from service.jobs.jobs import Jobs
 from service.jobs.lease import Lease
 from service.metrics import Metrics
@@ -31,7 +31,7 @@ GIVE_UP_AFTER = 6
 """Processes in a row that ended without a new state after which the job fails."""
 
 TaskFor = Callable[[FinetuneJob], Task]
-RunEnding = Literal["complete", "canceled", "given back", "lost"]
+RunEnding = Literal["complete", "canceled", "paused", "given back", "lost"]
 
 log = structlog.stdlib.get_logger("semicap.worker")
 
@@ -101,8 +101,8 @@ class _Run:
         self._kept_step: int | None = None
 
     def run(self) -> RunEnding:
-        if self._is_canceled():
-            return self._cancel()
+        if (stop := self._stop()) is not None:
+            return self._stopped(stop)
         if self._archive.chunk(self._job.id, self._chunk) is not None:
             return self._complete()
         tries = self._jobs.board.begin(self._job.id, self._chunk)
@@ -125,15 +125,12 @@ class _Run:
             self._look()
             if self._lease.is_lost:
                 return "lost"
-            if self._is_canceled():
-                return self._cancel()
-            if self._runner.is_stopping():
-                child.stop()
-                self._look()
-                self._keep_state()
-                self._set_tries(0)
-                self._keep_record()
-                return "given back"
+            stop = self._stop()
+            if stop == "paused" or self._runner.is_stopping():
+                self._save(child)
+                return stop or "given back"
+            if stop is not None:
+                return self._stopped(stop)
         self._look()
         return None
 
@@ -196,9 +193,17 @@ class _Run:
         self._record = self._record.model_copy(update={"error": reason})
         return self._complete()
 
-    def _cancel(self) -> RunEnding:
-        self._drop()
-        return "canceled"
+    def _save(self, child: Child) -> None:
+        child.stop()
+        self._look()
+        self._states.keep(self._folder)
+        self._set_tries(0)
+        self._keep_record()
+
+    def _stopped(self, stop: Stop) -> RunEnding:
+        if stop == "canceled":
+            self._drop()
+        return stop
 
     def _drop(self) -> None:
         self._states.drop()
@@ -244,8 +249,8 @@ class _Run:
         with suppress(BrokerUnavailableError):
             self._jobs.board.set_tries(self._job.id, self._chunk, tries)
 
-    def _is_canceled(self) -> bool:
+    def _stop(self) -> Stop | None:
         try:
-            return self._jobs.board.is_canceled(self._job.id)
+            return self._jobs.board.stopped(self._job.id)
         except BrokerUnavailableError:
-            return self._archive.is_canceled(self._job.id, self._attempt.number)
+            return self._archive.stop(self._job.id, self._attempt.number)

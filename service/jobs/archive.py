@@ -16,6 +16,7 @@ from service.jobs.documents import (
     ItemResult,
     Job,
     Outcome,
+    Stop,
     TrainingRecord,
     now,
 )
@@ -88,6 +89,18 @@ class JobArchive:
 
     def is_canceled(self, job_id: str, attempt: int) -> bool:
         return self.store.has(_cancel_key(job_id, attempt))
+
+    def ask_to_pause(self, job_id: str, attempt: int) -> None:
+        self.store.put(_pause_key(job_id, attempt), b"")
+
+    def end_pause(self, job_id: str, attempt: int) -> None:
+        self.store.delete([_pause_key(job_id, attempt)])
+
+    def stop(self, job_id: str, attempt: int) -> Stop | None:
+        """Whether an attempt shall do nothing more, and for how long."""
+        if self.is_canceled(job_id, attempt):
+            return "canceled"
+        return "paused" if self.store.has(_pause_key(job_id, attempt)) else None
 
     def delivery(self, job_id: str, attempt: int) -> Delivery:
         """How far the attempt's webhook is."""
@@ -236,6 +249,10 @@ def _training_key(job_id: str, number: int) -> str:
 
 def _delivery_key(job_id: str, attempt: int) -> str:
     return f"jobs/{job_id}/webhook-{attempt:04d}.json"
+
+
+def _pause_key(job_id: str, attempt: int) -> str:
+    return f"jobs/{job_id}/pause-{attempt:04d}"
 
 
 def _cancel_key(job_id: str, attempt: int) -> str:

@@ -13,14 +13,14 @@ from service.errors import BrokerUnavailableError, StoreUnavailableError, Worker
 from service.jobs.archive import counts_of
 from service.jobs.board import Board
 from service.jobs.datasets import Datasets
-from service.jobs.documents import Attempt, CaptionJob, Dataset, Item, ItemResult
+from service.jobs.documents import Attempt, CaptionJob, Dataset, Item, ItemResult, Stop
 from service.jobs.failures import failed_result
 from service.jobs.jobs import Jobs
 from service.jobs.sidecars import reason_to_skip
 from service.metrics import Metrics
 
 CHECK_S = 0.5
-"""Seconds between two looks at whether the job was canceled."""
+"""Seconds between two looks at whether the job was canceled or paused."""
 
 CAREFUL_AFTER = 3
 """Tries without a result after which photos are done one by one, each saved before the next is begun."""
@@ -28,7 +28,7 @@ CAREFUL_AFTER = 3
 GIVE_UP_AFTER = 6
 """Tries without a result after which the photo that is next is given up: it kills whoever takes it."""
 
-Ending = Literal["complete", "canceled", "given back"]
+Ending = Literal["complete", "canceled", "paused", "given back"]
 
 T = TypeVar("T")
 
@@ -123,8 +123,8 @@ class _ChunkRun:
         self._tries = 1
 
     def run(self) -> Ending:
-        if self._is_canceled():
-            return "canceled"
+        if stop := self._stop():
+            return stop
         whole = self._archive.chunk(self._job.id, self._chunk)
         if whole is not None:
             self._results = {result.item: result for result in whole}
@@ -229,10 +229,10 @@ class _ChunkRun:
         if now - self._checked < CHECK_S:
             return None
         self._checked = now
-        return "canceled" if self._is_canceled() else None
+        return self._stop()
 
-    def _is_canceled(self) -> bool:
+    def _stop(self) -> Stop | None:
         try:
-            return self._board.is_canceled(self._job.id)
+            return self._board.stopped(self._job.id)
         except BrokerUnavailableError:
-            return self._archive.is_canceled(self._job.id, self._attempt.number)
+            return self._archive.stop(self._job.id, self._attempt.number)

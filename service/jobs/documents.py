@@ -6,7 +6,8 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-JobState = Literal["queued", "running", "succeeded", "failed", "canceled"]
+JobState = Literal["queued", "running", "paused", "succeeded", "failed", "canceled"]
+Stop = Literal["canceled", "paused"]
 OutputKind = Literal["txt", "csv", "metadata", "xmp", "webdataset"]
 JobKind = Literal["captions", "finetune"]
 Policy = Literal["skip", "append", "prepend", "overwrite-machine", "overwrite"]

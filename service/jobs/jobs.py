@@ -14,6 +14,7 @@ from service.jobs.documents import (
     FinetuneJob,
     ItemResult,
     Job,
+    JobState,
     Outcome,
     TrainingRecord,
     now,
@@ -91,7 +92,38 @@ class Jobs:
         self.archive.ask_to_cancel(job_id, status.attempt)
 
         def spread() -> None:
-            self.board.cancel(job_id)
+            self.board.stop(job_id, "canceled")
+            self.advance(job_id)
+
+        self._tolerating_broker(spread)
+        return self.status(job_id)
+
+    def pause(self, job_id: str) -> JobStatus:
+        """Lets a job rest; workers stop within a batch and go on with others.
+
+        Raises:
+            JobNotFoundError: there is none.
+            JobStateError: it has ended or is being canceled.
+        """
+        status = self._status_before_end(job_id, "pause")
+        self.archive.ask_to_pause(job_id, status.attempt)
+
+        def spread() -> None:
+            self.board.stop(job_id, "paused")
+            self._tell(self.status(job_id), event="paused")
+
+        self._tolerating_broker(spread)
+        return self.status(job_id)
+
+    def resume(self, job_id: str) -> JobStatus:
+        """Goes on with a job that rests. Raises as pause."""
+        status = self._status_before_end(job_id, "resume")
+        self.archive.end_pause(job_id, status.attempt)
+        attempt = self.archive.attempt(job_id)
+
+        def spread() -> None:
+            self.rebuild(status.job, attempt)
+            self._tell(self.status(job_id), event="resumed")
             self.advance(job_id)
 
         self._tolerating_broker(spread)
@@ -160,13 +192,14 @@ class Jobs:
         }
         todo = [chunk for chunk in attempt.chunks if chunk not in complete]
         self.board.place(job, attempt, todo=todo, chunks=chunks)
-        if self.archive.is_canceled(job.id, attempt.number):
-            self.board.cancel(job.id)
+        if stop := self.archive.stop(job.id, attempt.number):
+            self.board.stop(job.id, stop)
 
     def advance(self, job_id: str) -> None:
         """Sends the chunks there is room for, or asks for the job's end; call it when something is done."""
+        stopped = self.board.stopped(job_id)
         running = len(self.board.leased(job_id, self.board.sent(job_id)))
-        for chunk in self.board.take(job_id, room=SPARE_CHUNKS + 2 * running):
+        for chunk in () if stopped else self.board.take(job_id, room=SPARE_CHUNKS + 2 * running):
             self._send(job_id, chunk)
         if self.is_drained(job_id):
             self.queue.send_finish(job_id)
@@ -178,7 +211,9 @@ class Jobs:
             return False
         if progress.chunks_left == 0:
             return True
-        return self.board.is_canceled(job_id) and not self.board.leased(job_id, self.board.sent(job_id))
+        return self.board.stopped(job_id) == "canceled" and not self.board.leased(
+            job_id, self.board.sent(job_id)
+        )
 
     def send_again(self, job_id: str, chunk: int) -> None:
         """Sends a chunk that was given back or lost."""
@@ -191,6 +226,8 @@ class Jobs:
         Args:
             waiting: ids of the messages in the queue.
         """
+        if self.board.stopped(job_id):
+            return 0
         old = time.time() - LOST_AFTER_S
         sent = [chunk for chunk, when in self.board.sent(job_id).items() if when < old]
         held = self.board.leased(job_id, sent)
@@ -226,6 +263,13 @@ class Jobs:
     def _send(self, job_id: str, chunk: int) -> None:
         self.queue.send_chunk(job_id, chunk, kind=self.archive.job(job_id).kind)
 
+    def _status_before_end(self, job_id: str, wanted: str) -> JobStatus:
+        status = self.status(job_id)
+        if status.finished is not None or status.cancel_requested:
+            state = status.state if status.finished is not None else "being canceled"
+            raise JobStateError(f"the job is {state}; there is nothing to {wanted}")
+        return status
+
     def _begin(self, job: Job, attempt: Attempt) -> None:
         """The job is safe in the store: a broker that is away only makes it start later."""
 
@@ -250,28 +294,30 @@ class Jobs:
         self.board.tell(status.job.id, event, json.dumps(summary(status)))
 
     def _running_status(self, job: Job, attempt: Attempt) -> JobStatus:
-        canceling = self.archive.is_canceled(job.id, attempt.number)
+        stop = self.archive.stop(job.id, attempt.number)
+        canceling = stop == "canceled"
         try:
             progress = self.board.progress(job.id)
         except BrokerUnavailableError:
             progress = None
         if progress is None or progress.attempt != attempt.number:
+            state: JobState = "paused" if stop == "paused" else "queued"
             return JobStatus(
                 job,
                 attempt.number,
-                "queued",
+                state,
                 attempt.settled,
                 cancel_requested=canceling,
                 training=self._training(job, attempt.number),
             )
         counts = attempt.settled + progress.counts
         left = job.num_items - counts.total
-        rate = progress.images_per_s
+        rate = None if stop == "paused" else progress.images_per_s
         training = self._training(job, attempt.number)
         return JobStatus(
             job,
             attempt.number,
-            progress.state,
+            "paused" if stop == "paused" else progress.state,
             counts,
             cancel_requested=canceling,
             started=datetime.fromtimestamp(progress.started, UTC) if progress.started else None,

@@ -107,6 +107,27 @@ def cancel_job(job: str, jobs: UseJobs) -> JobInfo:
 
 
 @router.post(
+    "/{job}/pause",
+    status_code=202,
+    summary="Let a job rest",
+    responses=_FOUND | problem_responses(JobStateError),
+)
+def pause_job(job: str, jobs: UseJobs) -> JobInfo:
+    """Takes effect within a batch; what is captioned stays, also over restarts, until it is resumed."""
+    return job_info(jobs.parts.jobs.pause(job))
+
+
+@router.post(
+    "/{job}/resume",
+    status_code=202,
+    summary="Go on with a paused job",
+    responses=_FOUND | problem_responses(JobStateError),
+)
+def resume_job(job: str, jobs: UseJobs) -> JobInfo:
+    return job_info(jobs.parts.jobs.resume(job))
+
+
+@router.post(
     "/{job}/retry",
     status_code=202,
     summary="Run again what failed",

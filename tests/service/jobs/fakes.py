@@ -37,7 +37,7 @@ class FakeCaptions:
         datasets: Datasets,
         *,
         item_s: float = 0.0,
-        on_item: Callable[[int], None] = lambda number: None,
+        on_item: Callable[[int], object] = lambda number: None,
     ) -> None:
         self._datasets = datasets
         self._item_s = item_s

@@ -93,6 +93,45 @@ def test_cancel_stops_within_a_batch_and_a_retry_does_the_rest(parts: JobParts) 
     assert len(rest.captions.done) == retried
 
 
+def test_paused_job_rests_whatever_is_lost_until_it_is_resumed(
+    parts: JobParts, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.jobs.LOST_AFTER_S", 0.0)
+    monkeypatch.setattr("service.jobs.chunks.CHECK_S", 0.0)
+    job = job_on(uploaded(parts, 40), chunk_items=20)
+    worker = InlineWorker(
+        parts, FakeCaptions(parts.datasets, on_item=lambda n: n == 3 and parts.jobs.pause(job.id))
+    )
+    parts.jobs.submit(job)
+    worker.do_all()
+    assert (parts.jobs.status(job.id).state, worker.captions.done) == ("paused", [0, 1, 2, 3])
+    broker.flush()
+    for _ in range(2):
+        parts.keeper.look()
+        worker.do_all()
+    status = parts.jobs.status(job.id)
+    assert (status.state, status.counts.done, status.images_per_s) == ("paused", 4, None)
+    assert parts.jobs.resume(job.id).state == "running"
+    rest = InlineWorker(parts)
+    rest.do_all()
+    assert sorted(rest.captions.done) == list(range(4, 40))
+    assert parts.jobs.status(job.id).state == "succeeded"
+    with pytest.raises(JobStateError, match="succeeded; there is nothing to pause"):
+        parts.jobs.pause(job.id)
+
+
+def test_paused_job_can_be_canceled(parts: JobParts) -> None:
+    job = job_on(uploaded(parts, 20))
+    parts.jobs.submit(job)
+    parts.jobs.pause(job.id)
+    parts.jobs.cancel(job.id)
+    with pytest.raises(JobStateError, match="being canceled"):
+        parts.jobs.resume(job.id)
+    worker = InlineWorker(parts)
+    worker.do_all()
+    assert (parts.jobs.status(job.id).state, worker.captions.done) == ("canceled", [])
+
+
 def test_chunk_given_back_keeps_what_is_done(parts: JobParts) -> None:
     job = job_on(uploaded(parts, 20), chunk_items=20)
     worker = InlineWorker(parts, chunk_s=0.0)  # after one photo the time is over
