@@ -5,7 +5,16 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.jobs.documents import Dataset, JobState, OutputKind, Policy
+from service.jobs.documents import (
+    CaptionJob,
+    Dataset,
+    FinetuneJob,
+    JobState,
+    ModelMade,
+    OutputKind,
+    Policy,
+    TrainingRecord,
+)
 from service.jobs.status import JobStatus
 from service.option_reading import options_schema
 
@@ -39,7 +48,7 @@ class WebhookRequest(BaseModel):
 
 
 _ANY_OPTIONS: dict[str, Any] = {"properties": options_schema(), "additionalProperties": False}
-_ONE_SOURCE: dict[str, Any] = {
+ONE_SOURCE: dict[str, Any] = {
     "oneOf": [
         {"required": [name], "properties": {name: {"type": "string"}}} for name in ("dataset", "folder")
     ]
@@ -49,7 +58,7 @@ _ONE_SOURCE: dict[str, Any] = {
 class CaptionJobRequest(BaseModel):
     """A bulk captioning job: exactly one of `dataset` and `folder`."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_ONE_SOURCE)
+    model_config = ConfigDict(extra="forbid", json_schema_extra=ONE_SOURCE)
 
     dataset: str | None = Field(None, max_length=64, description="Id of a dataset.")
     folder: str | None = Field(
@@ -85,6 +94,31 @@ class JobCounts(BaseModel):
     skipped: int = Field(description="Left as they were, by the policy.")
 
 
+class TrainingProgress(BaseModel):
+    """How far a training is."""
+
+    phase: str = Field(description="preparing, training, reporting or publishing.")
+    step: int
+    steps: int = Field(description="At most; it may stop earlier.")
+
+
+class ModelLinks(BaseModel):
+    """Where a version's report is."""
+
+    model: str
+    report: str
+    report_html: str
+
+
+class MadeModel(BaseModel):
+    """The version that a job has made."""
+
+    id: str
+    gate: dict[str, Any] = Field(description="passed, reason, and each guard figure before and after.")
+    is_activated: bool = Field(description="By this job, because of auto_activate.")
+    links: ModelLinks
+
+
 class JobInfo(BaseModel):
     """A job and where it stands."""
 
@@ -100,11 +134,22 @@ class JobInfo(BaseModel):
     created: datetime
     started: datetime | None
     finished: datetime | None
-    options: dict[str, Any]
-    outputs: list[OutputKind]
-    write_to_folder: bool
-    policy: Policy
+    options: dict[str, Any] = Field(default_factory=dict)
+    outputs: list[OutputKind] = Field(default_factory=list)
+    write_to_folder: bool = False
+    policy: Policy = "skip"
     error: str | None = Field(description="Why the whole job failed, where it did.")
+
+    base: str | None = Field(None, description="Of a fine-tuning: the version that it starts from.")
+    replay_dataset: str | None = Field(None, description="Of a fine-tuning: its labelled photos.")
+    settings: dict[str, Any] | None = Field(None, description="Of a fine-tuning.")
+    auto_activate: bool | None = Field(None, description="Of a fine-tuning.")
+    progress: TrainingProgress | None = Field(None, description="Of a fine-tuning.")
+    curve: list[dict[str, float]] | None = Field(
+        None, description="Of a fine-tuning: figures by `step`; not in lists of jobs."
+    )
+    model: MadeModel | None = Field(None, description="Of a fine-tuning that has succeeded.")
+    note: str | None = Field(None, description="Of a fine-tuning: what else there is to know of its end.")
 
 
 class RetryInfo(JobInfo):
@@ -120,7 +165,7 @@ class JobList(BaseModel):
     next_cursor: str | None = Field(description="Value of `cursor` for the next page; null at the end.")
 
 
-def job_info(status: JobStatus) -> JobInfo:
+def job_info(status: JobStatus, *, with_curve: bool = True) -> JobInfo:
     """A job's status as it goes over the wire."""
     job, counts = status.job, status.counts
     return JobInfo(
@@ -136,12 +181,43 @@ def job_info(status: JobStatus) -> JobInfo:
         created=job.created,
         started=status.started,
         finished=status.finished,
-        options=job.options,
-        outputs=list(job.outputs),
-        write_to_folder=job.writes_to_folder,
-        policy=job.policy,
         error=status.error,
+        **(_caption_fields(job) if isinstance(job, CaptionJob) else _finetune_fields(job)),
+        **(_training_fields(status.training, with_curve=with_curve) if status.training else {}),
     )
+
+
+def _caption_fields(job: CaptionJob) -> dict[str, Any]:
+    return {
+        "options": job.options,
+        "outputs": list(job.outputs),
+        "write_to_folder": job.writes_to_folder,
+        "policy": job.policy,
+    }
+
+
+def _finetune_fields(job: FinetuneJob) -> dict[str, Any]:
+    return {
+        "base": job.base,
+        "replay_dataset": job.replay_dataset,
+        "settings": job.settings,
+        "auto_activate": job.auto_activate,
+    }
+
+
+def _training_fields(record: TrainingRecord, *, with_curve: bool) -> dict[str, Any]:
+    return {
+        "progress": TrainingProgress(phase=record.phase, step=record.step, steps=record.steps),
+        "curve": list(record.curve) if with_curve else None,
+        "model": _made_model(record.model) if record.model else None,
+        "note": record.note,
+    }
+
+
+def _made_model(made: ModelMade) -> MadeModel:
+    address = f"/v1/models/{made.id}"
+    links = ModelLinks(model=address, report=f"{address}/report", report_html=f"{address}/report.html")
+    return MadeModel(id=made.id, gate=made.gate, is_activated=made.is_activated, links=links)
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

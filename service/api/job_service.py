@@ -6,8 +6,10 @@ from typing import Self
 
 from starlette.responses import StreamingResponse
 
+from service.api.finetune_service import FinetuneSubmission
 from service.api.job_events import EventStreams
 from service.api.job_schemas import CaptionJobRequest
+from service.api.job_sources import dataset_named
 from service.api.uploading import Uploads
 from service.errors import (
     InvalidRequestError,
@@ -19,13 +21,13 @@ from service.errors import (
 from service.jobs.archive import JobArchive, output_key
 from service.jobs.documents import CaptionJob, Dataset, Webhook, now
 from service.jobs.events import JobEvents
-from service.jobs.folders import allowed_folder, dataset_of_folder
 from service.jobs.idempotency import claim_job_id
 from service.jobs.outputs import FILES
 from service.jobs.parts import JobParts
 from service.jobs.status import JobStatus
 from service.jobs.webhook import check_webhook
 from service.metrics import Metrics
+from service.model_registry import ModelRegistry
 from service.option_reading import options_from_json
 from service.registry import ServedModel
 from service.settings import Settings
@@ -53,24 +55,10 @@ class Submission:
         job_id, is_there = claim_job_id(jobs.archive, idempotency_key, asked.model_dump(mode="json"))
         if is_there:
             return jobs.status(job_id)
-        dataset = self._dataset(asked)
+        dataset = dataset_named(asked, self._parts, self._settings)
         if asked.write_to_folder and dataset.folder is None:
             raise InvalidRequestError("write_to_folder needs photos in a folder of the server, not an upload")
         return jobs.submit(self._job(job_id, asked, dataset))
-
-    def _dataset(self, asked: CaptionJobRequest) -> Dataset:
-        settings = self._settings
-        if asked.folder is not None:
-            return dataset_of_folder(
-                asked.folder,
-                store=self._parts.store,
-                roots=settings.dataset_roots,
-                max_items=settings.max_dataset_items,
-            )
-        dataset = self._parts.datasets.get(asked.dataset or "")
-        if dataset.folder is not None:
-            allowed_folder(dataset.folder, settings.dataset_roots)
-        return dataset
 
     def _job(self, job_id: str, asked: CaptionJobRequest, dataset: Dataset) -> CaptionJob:
         return CaptionJob(
@@ -95,12 +83,14 @@ class JobService:
         parts: JobParts,
         *,
         submission: Submission,
+        finetunes: FinetuneSubmission,
         uploads: Uploads,
         events: JobEvents,
         max_streams: int,
     ) -> None:
         self.parts = parts
         self.submission = submission
+        self.finetunes = finetunes
         self.uploads = uploads
         self.events = events
         self.event_streams = EventStreams(max_streams)
@@ -112,6 +102,7 @@ class JobService:
         return cls(
             parts,
             submission=Submission(parts, settings),
+            finetunes=FinetuneSubmission(parts, ModelRegistry(parts.store, settings.model_cache), settings),
             uploads=Uploads(parts.store, settings),
             events=JobEvents(settings.redis_url or "", parts.jobs, is_stopping=is_stopping),
             max_streams=settings.max_event_streams,
@@ -135,9 +126,10 @@ class JobService:
             NotFoundError: it was not asked for.
         """
         status = self.parts.jobs.status(job_id)
-        kind = next((one for one in status.job.outputs if one == output), None)
+        outputs = status.job.outputs if isinstance(status.job, CaptionJob) else ()
+        kind = next((one for one in outputs if one == output), None)
         if kind is None:
-            known = ", ".join(("jsonl", *status.job.outputs))
+            known = ", ".join(("jsonl", *outputs))
             raise NotFoundError(f"the job has no output {output!r}; it has {known}")
         name, media_type = FILES[kind]
         parts = self.parts.store.stream(output_key(job_id, status.attempt, name))

@@ -10,7 +10,6 @@ from service.jobs.archive import JobArchive, counts_of, results_of
 from service.jobs.board import Board
 from service.jobs.documents import (
     Attempt,
-    Counts,
     FinetuneJob,
     ItemResult,
     Job,
@@ -20,6 +19,7 @@ from service.jobs.documents import (
     now,
 )
 from service.jobs.queue import JobQueue, finish_message
+from service.jobs.retrying import next_attempt
 from service.jobs.status import JobStatus, summary
 
 SPARE_CHUNKS = 2
@@ -141,41 +141,11 @@ class Jobs:
         status = self.status(job_id)
         if status.finished is None:
             raise JobStateError(f"the job is {status.state}; it can be retried when it has ended")
-        if isinstance(status.job, FinetuneJob):
-            return self._retry_finetune(status)
-        settled, items = Counts(), set(range(status.job.num_items))
-        for result in results_of(self.archive, job_id):
-            if result.outcome != "failed" or not may_succeed(result):
-                settled += counts_of([result])
-                items.remove(result.item)
-        if not items:
-            raise JobStateError(
-                f"nothing to run again: {status.counts.failed} photos failed and have not changed"
-            )
-        last = self.archive.attempt(job_id)
-        attempt = Attempt(
-            number=last.number + 1,
-            created=now(),
-            first_chunk=last.chunks.stop,
-            num_chunks=status.job.chunks_for(len(items)),
-            items=tuple(sorted(items)),
-            settled=settled,
-        )
-        return self._start_again(status.job, attempt), len(items)
-
-    def _retry_finetune(self, status: JobStatus) -> tuple[JobStatus, int]:
-        """From its beginning: photos may have changed."""
-        if status.state == "succeeded":
-            raise JobStateError("nothing to run again: the job has made its version")
-        last = self.archive.attempt(status.job.id)
-        attempt = Attempt(number=last.number + 1, created=now(), first_chunk=last.chunks.stop, num_chunks=1)
-        return self._start_again(status.job, attempt), status.job.num_items
-
-    def _start_again(self, job: Job, attempt: Attempt) -> JobStatus:
-        if not self.archive.add_attempt(job.id, attempt):
+        attempt, num_items = next_attempt(self.archive, status, may_succeed=may_succeed)
+        if not self.archive.add_attempt(job_id, attempt):
             raise JobStateError("another request retries the job at this moment")
-        self._begin(job, attempt)
-        return self.status(job.id)
+        self._begin(status.job, attempt)
+        return self.status(job_id), num_items
 
     def results(self, job_id: str) -> Iterator[ItemResult]:
         """Every result so far, one for each item. Raises JobNotFoundError."""

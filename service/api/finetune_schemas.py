@@ -1,0 +1,43 @@
+"""Fine-tuning jobs as they go over the wire."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.api.job_schemas import ONE_SOURCE, WebhookRequest
+from service.finetuning.settings import FinetuneSettings
+
+
+class FinetuneRequest(BaseModel):
+    """A fine-tuning job: exactly one of `dataset` and `folder`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=ONE_SOURCE)
+
+    dataset: str | None = Field(None, max_length=64, description="Id of a dataset of photos.")
+    folder: str | None = Field(
+        None, min_length=1, max_length=4096, description="Folder below SEMICAP_DATASET_ROOTS."
+    )
+    base: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="Model version to start from, by id, version, name or alias; null: the one that answers.",
+    )
+    replay_dataset: str | None = Field(
+        None,
+        max_length=64,
+        description="Id of a dataset of labelled photos, with captions in its metadata.jsonl.",
+    )
+    settings: FinetuneSettings = Field(
+        default_factory=FinetuneSettings, description="What is left out has a default that is safe."
+    )
+    auto_activate: bool = Field(
+        False, description="Let the new version answer at once, if it passes the gate."
+    )
+    webhook: WebhookRequest | None = None
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.dataset is None) == (self.folder is None):
+            raise ValueError("give exactly one of dataset and folder")
+        return self
