@@ -185,9 +185,9 @@ class Settings(BaseSettings):
     )
 
     @property
-    def models_dir(self) -> Path:
-        """Where imported models are kept."""
-        return self.data_dir / "models"
+    def model_cache(self) -> Path:
+        """Where model versions lie that are fetched from a bucket."""
+        return self.data_dir / "model-cache"
 
     @property
     def finetunes_dir(self) -> Path:

@@ -238,6 +238,11 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{int(now().timestamp() * 1000):012x}{uuid4().hex[:12]}"
 
 
+def made_at(identifier: str) -> float:
+    """When new_id made an identifier, in seconds since 1970."""
+    return int(identifier.rpartition("-")[2][:12], 16) / 1000
+
+
 def chunks_of(num_items: int, chunk_items: int) -> int:
     """Chunks that hold `num_items`."""
     return -(-num_items // chunk_items)
