@@ -195,6 +195,11 @@ class Settings(BaseSettings):
         return self.data_dir / "finetunes"
 
     @property
+    def model_cache(self) -> Path:
+        """Where model versions lie that are fetched from a bucket."""
+        return self.data_dir / "model-cache"
+
+    @property
     def keys_file(self) -> Path:
         """Where API keys are kept, hashed."""
         return self.data_dir / "keys.json"
