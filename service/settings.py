@@ -185,9 +185,9 @@ class Settings(BaseSettings):
     )
 
     @property
-    def model_cache(self) -> Path:
-        """Where model versions lie that are fetched from a bucket."""
-        return self.data_dir / "model-cache"
+    def models_dir(self) -> Path:
+        """Where imported models are kept."""
+        return self.data_dir / "models"
 
     @property
     def finetunes_dir(self) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +99,8 @@ def _collect_unlabelled(
 
 
 def _too_few(results: Sequence[ItemResult]) -> str:
-    outcomes = [result.outcome for result in results]
-    used, failed, skipped = map(outcomes.count, ("used", "failed", "skipped"))
+    outcomes = Counter(result.outcome for result in results)
+    used, failed, skipped = outcomes["used"], outcomes["failed"], outcomes["skipped"]
     return (
         f"{used} different photos can be used, and a run needs {FEWEST_PHOTOS}: of {len(results)} photos "
         f"{failed} cannot be read (see errors) and {skipped} are left out; add photos"

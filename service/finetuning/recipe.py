@@ -86,4 +86,4 @@ def stage_two(task: Task, base: Path, *, has_replay: bool, base_words: float) ->
 def _has_fast_bf16(device: str) -> bool:
     if device == "cpu" or not torch.cuda.is_available():
         return bool(torch.cpu._is_avx512_bf16_supported())
-    return torch.cuda.is_bf16_supported()
+    return bool(torch.cuda.is_bf16_supported())

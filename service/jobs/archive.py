@@ -10,6 +10,7 @@ from service.jobs.datasets import is_id
 from service.jobs.documents import (
     JOB,
     Attempt,
+    CaptionJob,
     Counts,
     Delivery,
     FinetuneJob,
@@ -110,7 +111,14 @@ class JobArchive:
     def keep_delivery(self, job_id: str, delivery: Delivery) -> None:
         self.store.put(_delivery_key(job_id, delivery.attempt), delivery.to_bytes())
 
-    # training
+    # jobs of one kind
+
+    def captioning(self, job_id: str) -> CaptionJob:
+        """Raises JobNotFoundError, also for a job of another kind."""
+        job = self.job(job_id)
+        if not isinstance(job, CaptionJob):
+            raise JobNotFoundError(f"the job {job_id} captions nothing")
+        return job
 
     def finetune(self, job_id: str) -> FinetuneJob:
         """Raises JobNotFoundError, also for a job of another kind."""

@@ -1,6 +1,7 @@
 """A store with a tiny model, photos, and what a run needs to be told."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ LOOSE = GateLimits(100.0, 100.0, 100.0, 100.0, 1000.0, 100.0)
 """Limits that random weights cannot miss."""
 
 
-def photo_dataset(store: ArtifactStore, count: int, *, captioned: bool = False, **others: bytes) -> Dataset:
+def photo_dataset(
+    store: ArtifactStore, count: int, *, captioned: bool = False, others: Mapping[str, bytes] | None = None
+) -> Dataset:
     """Different photos in the store; others by name."""
     writer = DatasetWriter(store, max_items=10_000)
     lines = []
@@ -30,8 +33,8 @@ def photo_dataset(store: ArtifactStore, count: int, *, captioned: bool = False, 
         writer.add_photo(f"album/{number}.jpg", data)
         words = [WORDS[(number + step) % len(WORDS)] for step in range(4)]
         lines.append({"file_name": f"album/{number}.jpg", "captions": [" ".join(words)]})
-    for name, data in others.items():
-        writer.add_photo(name.replace("_", "."), data)
+    for name, data in (others or {}).items():
+        writer.add_photo(name, data)
     if captioned:
         writer.add_captions("".join(json.dumps(line) + "\n" for line in lines).encode())
     return writer.finish()

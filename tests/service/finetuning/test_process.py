@@ -25,17 +25,26 @@ def test_run_publishes_a_version_with_report_and_parent(
     tmp_path: Path, folder: RunFolder, tiny_checkpoint: Path
 ) -> None:
     base = published(tmp_path, tiny_checkpoint)
-    broken = {"broken_jpg": pictures.truncated_jpeg(pictures.cat()), "again_jpg": pictures.photos(1, edge=40)[0]}
-    dataset = photo_dataset(store_of(tmp_path), 60, **broken)
+    broken = {
+        "broken.jpg": pictures.truncated_jpeg(pictures.cat()),
+        "again.jpg": pictures.photos(1, edge=40)[0],
+    }
+    dataset = photo_dataset(store_of(tmp_path), 60, others=broken)
     tiny_clip(tmp_path / "second", seed=7)
     task = task_on(tmp_path, dataset, base, second_scorer=str(tmp_path / "second"))
     ending = run(task, folder)
 
     registry = registry_of(tmp_path)
     made = registry.find(ending.model or "")
-    assert (made.origin, made.parent, made.job, made.stage) == ("finetuned", base.version, task.job, "unsupervised")
+    assert (made.origin, made.parent, made.job, made.stage) == (
+        "finetuned",
+        base.version,
+        task.job,
+        "unsupervised",
+    )
     assert made.gate == ending.gate
-    assert made.gate["passed"] and made.id != base.id
+    assert made.gate["passed"]
+    assert made.id != base.id
     names = {check["name"] for check in made.gate["checks"]}
     assert {"second_clip_score", "second_r@10", "repetition", "length_mean", "distinct_captions"} <= names
     report = json.loads(registry.report(made) or b"")
@@ -74,7 +83,9 @@ def test_labelled_photos_are_replayed_and_measured(
     assert "cider_d" in {check["name"] for check in ending.gate["checks"]}
     assert "replay" in (folder.training / "log.jsonl").read_text()
     active = registry_of(tmp_path).active()
-    assert ending.is_activated and active is not None and active.model == ending.model
+    assert ending.is_activated
+    assert active is not None
+    assert active.model == ending.model
 
 
 def test_refused_version_is_kept_and_not_activated(
@@ -86,14 +97,17 @@ def test_refused_version_is_kept_and_not_activated(
     ending = run(task, folder)
     assert not ending.is_activated
     assert not ending.gate["passed"]
-    assert "Repetition" in ending.gate["reason"] and "before" in ending.gate["reason"]
+    assert "Repetition" in ending.gate["reason"]
+    assert "before" in ending.gate["reason"]
     assert registry_of(tmp_path).active() is None
     assert registry_of(tmp_path).find(ending.model or "").gate == ending.gate
 
 
 def test_too_few_photos_end_it_with_a_count(tmp_path: Path, folder: RunFolder, tiny_checkpoint: Path) -> None:
-    dataset = photo_dataset(store_of(tmp_path), 49, a_jpg=b"\xff\xd8\xff", b_jpg=b"no photo")
-    with pytest.raises(NotEnoughPhotosError, match="49 different photos can be used, and a run needs 50.* 2 cannot"):
+    dataset = photo_dataset(store_of(tmp_path), 49, others={"a.jpg": b"\xff\xd8\xff", "b.jpg": b"no photo"})
+    with pytest.raises(
+        NotEnoughPhotosError, match=r"49 different photos can be used, and a run needs 50.* 2 cannot"
+    ):
         run(task_on(tmp_path, dataset, published(tmp_path, tiny_checkpoint)), folder)
     assert len(folder.items.read_text().splitlines()) == 51
 
