@@ -1,17 +1,23 @@
 """Fine-tuning jobs as they go over the wire."""
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.api.job_schemas import ONE_SOURCE, WebhookRequest
 from service.finetuning.settings import FinetuneSettings
 
+_EXAMPLE: dict[str, Any] = {
+    "folder": "/srv/photos/museum",
+    "settings": {"steps": 200, "seed": 1},
+    "auto_activate": True,
+}
+
 
 class FinetuneRequest(BaseModel):
     """A fine-tuning job: exactly one of `dataset` and `folder`."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=ONE_SOURCE)
+    model_config = ConfigDict(extra="forbid", json_schema_extra={**ONE_SOURCE, "examples": [_EXAMPLE]})
 
     dataset: str | None = Field(None, max_length=64, description="Id of a dataset of photos.")
     folder: str | None = Field(

@@ -11,11 +11,23 @@ FEWEST_PHOTOS = 50
 
 MOST_PHOTOS = 100_000
 
+_REWARDS = ("similarity", "contrastive")
+_NO_REWARD: dict[str, Any] = {
+    "required": list(_REWARDS),
+    "properties": {name: {"const": 0} for name in _REWARDS},
+}
+
 
 class FinetuneSettings(BaseModel):
     """Settings of stage 2; the defaults suit two CPU cores and no labelled photos (docs/finetuning.md)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        json_schema_extra={"not": _NO_REWARD},
+    )
 
     steps: int = Field(100, ge=1, le=5000, description="Optimizer steps at most.")
     max_minutes: float = Field(

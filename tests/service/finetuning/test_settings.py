@@ -17,7 +17,7 @@ from service.finetuning.settings import FinetuneSettings
         ({"lr": 0}, "greater than 0"),
         ({"similarity": 0, "contrastive": 0}, "nothing would be learnt"),
         ({"kl": float("nan")}, "finite"),
-        ({"steps": "many"}, "valid integer"),
+        ({"steps": "100"}, "valid integer"),
     ],
 )
 def test_wrong_setting_is_refused_and_named(values: dict[str, Any], said: str) -> None:
