@@ -24,7 +24,7 @@ from training.figures import SECOND
 from training.folders import METADATA, read_images
 from training.metrics import Scores, clip_scores, encode_references, language_scores, reference_scores
 from training.report import EvaluatedImage, Report
-from training.sources import read_captioned_sources
+from training.sources import Source, read_captioned_sources
 from training.webdataset import find_shards
 
 REPORTED_OPTIONS = ("strategy", "num_beams", "max_tokens", "length_penalty")
@@ -75,12 +75,16 @@ def read_evaluation_photos(source: Path, *, limit: int = 0) -> EvaluationPhotos:
     return EvaluationPhotos(source.resolve().name, captioned.select(rows), problems)
 
 
-def read_photos_to_judge(source: Path, problems: Problems) -> CaptionedImages:
+def read_photos_to_judge(source: Source, problems: Problems) -> CaptionedImages:
     """The labelled photos of a source; of a folder that has no captions every photo, each with none."""
-    if source.is_dir() and not (source / METADATA).exists() and not find_shards(source):
+    if isinstance(source, Path) and _has_photos_alone(source):
         images = read_images(source, problems)
         return CaptionedImages(images, ((),) * len(images), images.ids)
     return read_captioned_sources([source], problems)
+
+
+def _has_photos_alone(source: Path) -> bool:
+    return source.is_dir() and not (source / METADATA).exists() and not find_shards(source)
 
 
 def evaluate_checkpoint(

@@ -138,6 +138,6 @@ def read_groups(
     """Token ids of a configuration's captions, those of one photo together."""
     groups = read_caption_groups([places.data / file for file in data.text], problems)
     if data.labelled:
-        groups += read_captioned_sources([places.data / folder for folder in data.labelled], problems).texts()
+        groups += read_captioned_sources(places.sources(data.labelled), problems).texts()
     encoded = [encode_texts(captioner, group.texts, group.sources, problems)[0] for group in groups]
     return [group for group in encoded if group]

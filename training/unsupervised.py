@@ -154,7 +154,7 @@ def build_unsupervised(
 
 
 def _read_unlabelled(data: DataConfig, places: Places, problems: Problems) -> Images:
-    images = read_image_sources([places.data / folder for folder in data.unlabelled], problems)
+    images = read_image_sources(places.sources(data.unlabelled), problems)
     if data.disjoint:
         labelled = {str(file) for file in read_labelled(data, places, problems).images.files}
         images = images.select([row for row, file in enumerate(images.files) if str(file) not in labelled])

@@ -70,7 +70,8 @@ def read_validation(
     """The validation images of a configuration, None without any."""
     if not data.validation:
         return None
-    captioned = read_photos_to_judge(places.data / data.validation, problems)
+    (source,) = places.sources([data.validation])
+    captioned = read_photos_to_judge(source, problems)
     limit = min(count for count in (len(captioned), data.max_validation, config.max_images) if count)
     captioned = captioned.select(range(limit))
     features, readable = evaluation_features(

@@ -21,7 +21,7 @@ from training.folders import read_captioned_images
 from training.labelled import CaptionPairs
 from training.loop import Losses
 from training.supervised import SupervisedStage, run_supervised
-from training.toml_reader import config_from
+from training.toml_reader import TrainingConfigError, config_from
 
 SETTINGS: dict[str, Any] = {
     "init": "start/checkpoint",
@@ -164,3 +164,18 @@ def _greedy_captions(captioner: Captioner, places: Places) -> list[str]:
     )
     options = GenerationOptions(strategy="greedy", max_tokens=12)
     return write_captions(captioner, features, options, rows=torch.tensor(rows).numpy(), batch_size=8)
+
+
+def test_self_critical_cider_makes_peoples_captions_likelier(places: Places) -> None:
+    start = _config(loop={"epochs": 40})
+    run_supervised(start, replace(places, out=places.run("first")), Problems(), resume=False)
+    config = _config(init="first/model", captioning=0.0, cider=1.0, optim={"lr": 5e-3}, loop={"epochs": 100})
+    run_supervised(config, places, Problems(), resume=False)
+    log = [json.loads(line) for line in (places.out / "log.jsonl").read_text().splitlines()]
+    earned = [-line["cider"] for line in log if "cider" in line]
+    assert sum(earned[-5:]) > 1.2 * sum(earned[:5])
+
+
+def test_cider_has_no_gradient_to_relax(places: Places) -> None:
+    with pytest.raises(TrainingConfigError, match=r"rollout\.estimator must be reinforce"):
+        _config(cider=1.0, rollout={"estimator": "gumbel-parallel"})
