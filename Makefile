@@ -26,13 +26,14 @@ serve: $(INSTALLED)  ## run the service on http://127.0.0.1:8000
 test: $(INSTALLED)  ## run every test
 	OMP_WAIT_POLICY=passive $(BIN)/pytest
 
-check: $(INSTALLED)  ## lint, types, import contracts, Dockerfile, compose file
+check: $(INSTALLED)  ## lint, types, import contracts, Dockerfile, compose file, manifests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/kubernetes-validate --strict --quiet $(filter-out %/kustomization.yaml %/autoscaling.yaml,$(wildcard docker/kubernetes/*.yaml))
 
 format: $(INSTALLED)  ## lay the code out and mend what ruff can mend
 	$(BIN)/ruff check --fix-only .

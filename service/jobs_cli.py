@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import typer
 
+from service.bucket_uri import plain_uri
 from service.errors import CommandError
 from service.jobs.client import DEFAULT_URL, URL_VARIABLE, JobClient
 from service.jobs.watching import watch_job
@@ -26,19 +27,28 @@ Policy = Literal["skip", "append", "prepend", "overwrite-machine", "overwrite"]
 @submit_app.command("captions")
 def submit_captions(
     source: Annotated[
-        str, typer.Argument(metavar="PATH|ID", help="Folder, archive or photo to upload, or a dataset's id.")
+        str,
+        typer.Argument(
+            metavar="PATH|ID|URI",
+            help="Folder, archive or photo to upload, a dataset's id, or s3://, gs://, az://.",
+        ),
     ],
     on_server: Annotated[
         bool, typer.Option("--on-server", help="PATH is a folder of the server; nothing is sent.")
     ] = False,
     option: Annotated[list[str] | None, typer.Option(help="Caption option, NAME=VALUE.")] = None,
     output: Annotated[
-        list[str] | None, typer.Option(help="Also make: txt, csv, metadata, xmp, webdataset.")
+        list[str] | None, typer.Option(help="Also make: txt, caption, csv, metadata, xmp, webdataset.")
     ] = None,
     write_to_folder: Annotated[
-        bool, typer.Option("--write-to-folder", help="Write a .txt beside each photo on the server.")
+        bool, typer.Option("--write-to-folder", help="Write a text beside each photo on the server.")
     ] = False,
-    policy: Annotated[Policy, typer.Option(help="What becomes of a .txt that is there.")] = "skip",
+    sidecar: Annotated[Literal["txt", "caption"], typer.Option(help="Suffix of those texts.")] = "txt",
+    policy: Annotated[Policy, typer.Option(help="What becomes of a text that is there.")] = "skip",
+    duplicates: Annotated[
+        Literal["ignore", "report", "caption-once"],
+        typer.Option(help="Near-duplicates: list them (results --output duplicates), or caption one each."),
+    ] = "ignore",
     webhook: Annotated[str | None, typer.Option(help="Address that is told of the end.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Wait for the end with a progress bar.")] = False,
     url: Url = None,
@@ -49,7 +59,9 @@ def submit_captions(
         "options": _options(option or [], flag="--option"),
         "outputs": output or [],
         "write_to_folder": write_to_folder,
+        "sidecar": sidecar,
         "policy": policy,
+        "duplicates": duplicates,
         "webhook": {"url": webhook} if webhook else None,
         **_source(client, source, on_server=on_server),
     }
@@ -207,7 +219,11 @@ def _value(text: str) -> Any:
 
 
 def _source(client: JobClient, source: str, *, on_server: bool) -> dict[str, str]:
-    return {"folder": source} if on_server else {"dataset": _dataset_of(client, source)}
+    if on_server:
+        return {"folder": source}
+    if plain_uri(source) is not None:
+        return {"uri": source}
+    return {"dataset": _dataset_of(client, source)}
 
 
 def _dataset_of(client: JobClient, source: str) -> str:
@@ -229,7 +245,7 @@ def _dataset_of(client: JobClient, source: str) -> str:
 
 
 def _tar_pieces(folder: Path) -> Iterator[bytes]:
-    from service.jobs.datasets import CAPTIONS_FILE
+    from service.jobs.dataset_captions import CAPTIONS_FILE
     from service.jobs.tar_stream import tar_of
     from service.offline.photo_files import find_photos
 

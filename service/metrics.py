@@ -1,6 +1,7 @@
 """Every Prometheus instrument of the service."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
@@ -8,7 +9,9 @@ from prometheus_client.process_collector import ProcessCollector
 
 from service.engine.observer import Failure, Stage
 from service.engine.results import ImageCaptions, ImageScores, Priority
-from service.engine.speed import Speed
+
+if TYPE_CHECKING:  # whoever counts or keeps results needs no torch
+    from service.engine.speed import Speed
 
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -214,7 +217,7 @@ class Metrics:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
 
-    def speed_chosen(self, speed: Speed) -> None:
+    def speed_chosen(self, speed: "Speed") -> None:
         self.speed_info.clear()
         self.speed_info.labels(speed.precision).set(1)
 

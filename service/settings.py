@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.bucket_uri import plain_uri
 from service.errors import CommandError
 from service.rate_limits import check_rate
 
@@ -140,7 +141,11 @@ class Settings(BaseSettings):
         5.0, ge=0, description="Gate: loss of CIDEr-D on held-out labelled photos, in percent of the base's."
     )
     worker_metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="TCP port of a worker's Prometheus metrics; unset means none."
+        None,
+        ge=1,
+        le=65535,
+        description="TCP port of a worker's Prometheus metrics; of several workers on one machine each "
+        "takes the next that is free. Unset means none.",
     )
     store_url: str | None = Field(
         None,
@@ -151,6 +156,11 @@ class Settings(BaseSettings):
     dataset_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
         description="Folders of this machine that jobs may read, with ':' between them; links out refused.",
+    )
+    dataset_buckets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Prefixes of buckets that jobs may read, by commas (s3://photos/2024,gs://museum); "
+        "server and credentials are the environment's, as obstore reads them.",
     )
     max_dataset_items: int = Field(1_000_000, ge=1, description="Photos of one dataset.")
     max_dataset_bytes: int = Field(
@@ -167,6 +177,18 @@ class Settings(BaseSettings):
         3.0,
         ge=0,
         description="Seconds between two saves of a worker's results; a killed one costs that much.",
+    )
+    keep_outputs_days: float | None = Field(
+        None, gt=0, description="Days after a job's end that its output files are kept; unset keeps them."
+    )
+    keep_jobs_days: float | None = Field(
+        None, gt=0, description="Days after its end that a job and its results are kept; unset keeps them."
+    )
+    keep_datasets_days: float | None = Field(
+        None,
+        gt=0,
+        description="Days after its upload, and after the end of the last job on it, that a dataset is kept; "
+        "unset keeps them.",
     )
     webhook_secret: str | None = Field(
         None,
@@ -204,12 +226,20 @@ class Settings(BaseSettings):
         """Where API keys are kept, hashed."""
         return self.data_dir / "keys.json"
 
-    @field_validator("cors_origins", "trusted_proxies", mode="before")
+    @field_validator("cors_origins", "dataset_buckets", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return (
             [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )
+
+    @field_validator("dataset_buckets")
+    @classmethod
+    def _are_prefixes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for uri in value:
+            if plain_uri(uri) is None:
+                raise ValueError(f"{uri!r} is not s3://bucket/prefix, gs://… or az://…")
+        return value
 
     @field_validator("rate_limit")
     @classmethod

@@ -4,9 +4,10 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.api.job_schemas import ONE_SOURCE, WebhookRequest
+from service.api.job_schemas import MAX_URL_CHARS, WebhookRequest, one_of
 from service.finetuning.settings import FinetuneSettings
 
+_SOURCES = ("dataset", "folder", "uri")
 _EXAMPLE: dict[str, Any] = {
     "folder": "/srv/photos/museum",
     "settings": {"steps": 200, "seed": 1},
@@ -15,13 +16,19 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class FinetuneRequest(BaseModel):
-    """A fine-tuning job: exactly one of `dataset` and `folder`."""
+    """A fine-tuning job: exactly one of `dataset`, `folder` and `uri`."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={**ONE_SOURCE, "examples": [_EXAMPLE]})
+    model_config = ConfigDict(extra="forbid", json_schema_extra={**one_of(*_SOURCES), "examples": [_EXAMPLE]})
 
     dataset: str | None = Field(None, max_length=64, description="Id of a dataset of photos.")
     folder: str | None = Field(
         None, min_length=1, max_length=4096, description="Folder below SEMICAP_DATASET_ROOTS."
+    )
+    uri: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_URL_CHARS,
+        description="Prefix of a bucket below SEMICAP_DATASET_BUCKETS: s3://, gs://, az://.",
     )
     base: str | None = Field(
         None,
@@ -44,6 +51,6 @@ class FinetuneRequest(BaseModel):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
-        if (self.dataset is None) == (self.folder is None):
-            raise ValueError("give exactly one of dataset and folder")
+        if sum(getattr(self, name) is not None for name in _SOURCES) != 1:
+            raise ValueError("give exactly one of dataset, folder and uri")
         return self

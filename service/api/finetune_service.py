@@ -1,10 +1,10 @@
 """Fine-tuning jobs of requests."""
 
 from service.api.finetune_schemas import FinetuneRequest
-from service.api.job_sources import dataset_named, known_dataset
+from service.api.job_sources import JobSources
 from service.errors import InvalidDatasetError
 from service.finetuning.settings import FEWEST_PHOTOS
-from service.jobs.datasets import CAPTIONS_FILE
+from service.jobs.dataset_captions import CAPTIONS_FILE, read_captions
 from service.jobs.documents import FinetuneJob, Webhook, now
 from service.jobs.idempotency import claim_job_id
 from service.jobs.parts import JobParts
@@ -17,8 +17,11 @@ from service.settings import Settings
 class FinetuneSubmission:
     """Makes fine-tuning jobs of requests."""
 
-    def __init__(self, parts: JobParts, models: ModelRegistry, settings: Settings) -> None:
+    def __init__(
+        self, parts: JobParts, sources: JobSources, models: ModelRegistry, settings: Settings
+    ) -> None:
         self._parts = parts
+        self._sources = sources
         self._models = models
         self._settings = settings
 
@@ -40,7 +43,7 @@ class FinetuneSubmission:
             return jobs.status(job_id)
         if asked.replay_dataset is not None:
             self._check_replay(asked.replay_dataset)
-        dataset = dataset_named(asked, self._parts, self._settings)
+        dataset = self._sources.named(asked)
         if dataset.num_items < FEWEST_PHOTOS:
             raise InvalidDatasetError(
                 f"the dataset has {dataset.num_items} photos; fine-tuning needs {FEWEST_PHOTOS}"
@@ -59,8 +62,8 @@ class FinetuneSubmission:
         return jobs.submit(job)
 
     def _check_replay(self, dataset_id: str) -> None:
-        dataset = known_dataset(dataset_id, self._parts, self._settings)
-        if not self._parts.datasets.has_captions(dataset):
+        dataset = self._sources.known(dataset_id)
+        if not read_captions(dataset, self._parts.store):
             raise InvalidDatasetError(
                 f"the replay dataset {dataset_id} came without a {CAPTIONS_FILE}; labelled photos need one "
                 'with {"file_name": …, "captions": […]} in each line'

@@ -6,13 +6,16 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.jobs.documents import (
+    DUPLICATE_SIMILARITY,
     CaptionJob,
     Dataset,
+    Duplicates,
     FinetuneJob,
     JobState,
     ModelMade,
     OutputKind,
     Policy,
+    Sidecar,
     TrainingRecord,
 )
 from service.jobs.status import JobStatus
@@ -21,14 +24,33 @@ from service.option_reading import options_schema
 MAX_URL_CHARS = 2048
 
 
-class FolderDataset(BaseModel):
-    """A request for a dataset of photos that lie on the server."""
+def one_of(*names: str) -> dict[str, Any]:
+    return {"oneOf": [{"required": [name], "properties": {name: {"type": "string"}}} for name in names]}
 
-    model_config = ConfigDict(extra="forbid")
 
-    folder: str = Field(
-        min_length=1, max_length=4096, description="Folder below SEMICAP_DATASET_ROOTS, with its subfolders."
+class PlaceDataset(BaseModel):
+    """A request for a dataset of photos that stay where they are: exactly one of `folder` and `uri`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=one_of("folder", "uri"))
+
+    folder: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="Folder of the server below SEMICAP_DATASET_ROOTS, with its subfolders.",
     )
+    uri: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_URL_CHARS,
+        description="Prefix of a bucket below SEMICAP_DATASET_BUCKETS: s3://, gs://, az://.",
+    )
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> Self:
+        if (self.folder is None) == (self.uri is None):
+            raise ValueError("give exactly one of folder and uri")
+        return self
 
 
 class DatasetInfo(Dataset):
@@ -48,21 +70,22 @@ class WebhookRequest(BaseModel):
 
 
 _ANY_OPTIONS: dict[str, Any] = {"properties": options_schema(), "additionalProperties": False}
-ONE_SOURCE: dict[str, Any] = {
-    "oneOf": [
-        {"required": [name], "properties": {name: {"type": "string"}}} for name in ("dataset", "folder")
-    ]
-}
 
 
 class CaptionJobRequest(BaseModel):
-    """A bulk captioning job: exactly one of `dataset` and `folder`."""
+    """A bulk captioning job: exactly one of `dataset`, `folder` and `uri`."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=ONE_SOURCE)
+    model_config = ConfigDict(extra="forbid", json_schema_extra=one_of("dataset", "folder", "uri"))
 
     dataset: str | None = Field(None, max_length=64, description="Id of a dataset.")
     folder: str | None = Field(
         None, min_length=1, max_length=4096, description="Folder below SEMICAP_DATASET_ROOTS."
+    )
+    uri: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_URL_CHARS,
+        description="Prefix of a bucket below SEMICAP_DATASET_BUCKETS: s3://, gs://, az://.",
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
@@ -70,18 +93,27 @@ class CaptionJobRequest(BaseModel):
         json_schema_extra=_ANY_OPTIONS,
     )
     outputs: list[OutputKind] = Field(
-        default_factory=list, max_length=5, description="Files to make beside the JSON lines."
+        default_factory=list, max_length=6, description="Files to make beside the JSON lines."
     )
-    write_to_folder: bool = Field(False, description="Write a .txt beside each photo of a server folder.")
+    write_to_folder: bool = Field(False, description="Write a text beside each photo of a server folder.")
+    sidecar: Sidecar = Field("txt", description="Suffix of those texts.")
     policy: Policy = Field(
-        "skip", description="What becomes of a .txt that is there; overwrite-machine leaves a person's text."
+        "skip", description="What becomes of a text that is there; overwrite-machine leaves a person's text."
+    )
+    duplicates: Duplicates = Field(
+        "ignore",
+        description="Near-duplicates by CLIP embedding: report lists them (`results?output=duplicates`), "
+        "caption-once gives all of a group the caption of the first, as `same_as` says.",
+    )
+    duplicate_similarity: float = Field(
+        DUPLICATE_SIMILARITY, gt=0, le=1, description="Cosine from which on two photos are near-duplicates."
     )
     webhook: WebhookRequest | None = None
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
-        if (self.dataset is None) == (self.folder is None):
-            raise ValueError("give exactly one of dataset and folder")
+        if sum(one is not None for one in (self.dataset, self.folder, self.uri)) != 1:
+            raise ValueError("give exactly one of dataset, folder and uri")
         return self
 
 
@@ -137,7 +169,10 @@ class JobInfo(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     outputs: list[OutputKind] = Field(default_factory=list)
     write_to_folder: bool = False
+    sidecar: Sidecar = "txt"
     policy: Policy = "skip"
+    duplicates: Duplicates = "ignore"
+    duplicate_similarity: float = DUPLICATE_SIMILARITY
     error: str | None = Field(description="Why the whole job failed, where it did.")
 
     base: str | None = Field(None, description="Of a fine-tuning: the version that it starts from.")
@@ -192,7 +227,10 @@ def _caption_fields(job: CaptionJob) -> dict[str, Any]:
         "options": job.options,
         "outputs": list(job.outputs),
         "write_to_folder": job.writes_to_folder,
+        "sidecar": job.sidecar,
         "policy": job.policy,
+        "duplicates": job.duplicates,
+        "duplicate_similarity": job.duplicate_similarity,
     }
 
 

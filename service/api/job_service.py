@@ -9,7 +9,7 @@ from starlette.responses import StreamingResponse
 from service.api.finetune_service import FinetuneSubmission
 from service.api.job_events import EventStreams
 from service.api.job_schemas import CaptionJobRequest
-from service.api.job_sources import dataset_named
+from service.api.job_sources import JobSources
 from service.api.uploading import Uploads
 from service.errors import (
     InvalidRequestError,
@@ -19,10 +19,11 @@ from service.errors import (
     ServiceError,
 )
 from service.jobs.archive import JobArchive, output_key
-from service.jobs.documents import CaptionJob, Dataset, Webhook, now
+from service.jobs.documents import CaptionJob, Dataset, Job, Webhook, now
 from service.jobs.events import JobEvents
 from service.jobs.idempotency import claim_job_id
-from service.jobs.outputs import FILES
+from service.jobs.likeness import MAX_COMPARED
+from service.jobs.outputs import CAPTIONS, DUPLICATES, FILES, JSON_LINES, captioned, json_lines
 from service.jobs.parts import JobParts
 from service.jobs.status import JobStatus
 from service.jobs.webhook import check_webhook
@@ -36,8 +37,9 @@ from service.settings import Settings
 class Submission:
     """Makes jobs of requests."""
 
-    def __init__(self, parts: JobParts, settings: Settings) -> None:
+    def __init__(self, parts: JobParts, sources: JobSources, settings: Settings) -> None:
         self._parts = parts
+        self._sources = sources
         self._settings = settings
 
     def submit(
@@ -55,9 +57,14 @@ class Submission:
         job_id, is_there = claim_job_id(jobs.archive, idempotency_key, asked.model_dump(mode="json"))
         if is_there:
             return jobs.status(job_id)
-        dataset = dataset_named(asked, self._parts, self._settings)
+        dataset = self._sources.named(asked)
         if asked.write_to_folder and dataset.folder is None:
             raise InvalidRequestError("write_to_folder needs photos in a folder of the server, not an upload")
+        if asked.duplicates != "ignore" and dataset.num_items > MAX_COMPARED:
+            raise InvalidRequestError(
+                f"near-duplicates are looked for among {MAX_COMPARED} photos at most; "
+                f"the dataset has {dataset.num_items}"
+            )
         return jobs.submit(self._job(job_id, asked, dataset))
 
     def _job(self, job_id: str, asked: CaptionJobRequest, dataset: Dataset) -> CaptionJob:
@@ -70,7 +77,10 @@ class Submission:
             options=asked.options,
             outputs=tuple(dict.fromkeys(asked.outputs)),
             writes_to_folder=asked.write_to_folder,
+            sidecar=asked.sidecar,
             policy=asked.policy,
+            duplicates=asked.duplicates,
+            duplicate_similarity=asked.duplicate_similarity,
             webhook=Webhook(url=asked.webhook.url) if asked.webhook else None,
         )
 
@@ -82,6 +92,7 @@ class JobService:
         self,
         parts: JobParts,
         *,
+        sources: JobSources,
         submission: Submission,
         finetunes: FinetuneSubmission,
         uploads: Uploads,
@@ -89,6 +100,7 @@ class JobService:
         max_streams: int,
     ) -> None:
         self.parts = parts
+        self.sources = sources
         self.submission = submission
         self.finetunes = finetunes
         self.uploads = uploads
@@ -99,10 +111,13 @@ class JobService:
     def build(cls, settings: Settings, *, is_stopping: Callable[[], bool]) -> Self:
         """Raises CommandError, as JobParts.build."""
         parts = JobParts.build(settings)
+        sources = JobSources(parts, settings)
+        models = ModelRegistry(parts.store, settings.model_cache)
         return cls(
             parts,
-            submission=Submission(parts, settings),
-            finetunes=FinetuneSubmission(parts, ModelRegistry(parts.store, settings.model_cache), settings),
+            sources=sources,
+            submission=Submission(parts, sources, settings),
+            finetunes=FinetuneSubmission(parts, sources, models, settings),
             uploads=Uploads(parts.store, settings),
             events=JobEvents(settings.redis_url or "", parts.jobs, is_stopping=is_stopping),
             max_streams=settings.max_event_streams,
@@ -118,6 +133,15 @@ class JobService:
             with suppress(JobNotFoundError):
                 yield self.parts.jobs.status(job_id)
 
+    def lines_response(self, job_id: str) -> StreamingResponse:
+        """The captions so far; of an ended job as its output has them. Raises JobNotFoundError."""
+        jobs = self.parts.jobs
+        status = jobs.status(job_id)
+        parts = None
+        if status.finished is not None:
+            parts = self.parts.store.stream(output_key(job_id, status.attempt, CAPTIONS))
+        return StreamingResponse(parts or json_lines(captioned(jobs.results(job_id))), media_type=JSON_LINES)
+
     def output_response(self, job_id: str, output: str) -> StreamingResponse:
         """An output of an ended job.
 
@@ -126,15 +150,16 @@ class JobService:
             NotFoundError: it was not asked for.
         """
         status = self.parts.jobs.status(job_id)
-        outputs = status.job.outputs if isinstance(status.job, CaptionJob) else ()
-        kind = next((one for one in outputs if one == output), None)
-        if kind is None:
-            known = ", ".join(("jsonl", *outputs))
+        files = _outputs_of(status.job)
+        if output not in files:
+            known = ", ".join(("jsonl", *files))
             raise NotFoundError(f"the job has no output {output!r}; it has {known}")
-        name, media_type = FILES[kind]
-        parts = self.parts.store.stream(output_key(job_id, status.attempt, name))
-        if status.finished is None or parts is None:
+        name, media_type = files[output]
+        if status.finished is None:
             raise JobStateError(f"the job is {status.state}; {name} is made when it ends")
+        parts = self.parts.store.stream(output_key(job_id, status.attempt, name))
+        if parts is None:
+            raise NotFoundError(f"{name} is kept no longer (SEMICAP_KEEP_OUTPUTS_DAYS); the results are")
         headers = {"Content-Disposition": f'attachment; filename="{job_id}-{name}"'}
         return StreamingResponse(parts, media_type=media_type, headers=headers)
 
@@ -144,3 +169,11 @@ class JobService:
             jobs = self.parts.jobs
             active = jobs.archive.active()
             metrics.set_job_queue(jobs=len(active), depth=jobs.queue.depth(), oldest_s=jobs.oldest_s(active))
+
+
+def _outputs_of(job: Job) -> dict[str, tuple[str, str]]:
+    """File name and media type of the outputs that a job has, by what they are called."""
+    if not isinstance(job, CaptionJob):
+        return {}
+    files: dict[str, tuple[str, str]] = {kind: FILES[kind] for kind in job.outputs}
+    return files if job.duplicates == "ignore" else files | {"duplicates": (DUPLICATES, JSON_LINES)}

@@ -26,7 +26,7 @@ from service.engine.speed import with_speed
 from service.engine.threads import limit_threads
 from service.engine.waiting import WaitingLine
 from service.engine.warmup import warm_up
-from service.engine.work import Texts, TokenListener, Work, fail
+from service.engine.work import Texts, TokenListener, Wanted, Work, fail
 
 __all__ = ["Engine", "EngineSettings", "Places"]
 
@@ -130,6 +130,7 @@ class Engine:
         request_id: Hashable = None,
         deadline: float | None = None,
         on_tokens: TokenListener | None = None,
+        wanted: Wanted | None = None,
     ) -> Future[ImageCaptions]:
         """Queues one image to be captioned.
 
@@ -138,6 +139,7 @@ class Engine:
             places: where the place comes from (and its priority); None reserves one interactive place.
             request_id: images of one id take turns with those of others; None is a request of its own.
             deadline: time.monotonic() by which the captions must be there.
+            wanted: called on the engine's thread with the embedding; after False the answer has no captions.
             on_tokens: called on the engine's thread after each token with the ids so far by index of the
                 caption; of a beam its best hypothesis. It must be quick.
 
@@ -153,7 +155,9 @@ class Engine:
         max_tokens = self._captioner.config.max_tokens
         generation = options.to_generation(self._captioner.tokenizer, max_tokens=max_tokens)
         places = places or self.reserve()
-        work = Work(image, options, generation, request_id, places.priority, on_tokens=on_tokens)
+        work = Work(
+            image, options, generation, request_id, places.priority, on_tokens=on_tokens, wanted=wanted
+        )
         return self._queue(work, places, deadline=deadline)
 
     def submit_scores(
@@ -177,13 +181,18 @@ class Engine:
         return self._queue(work, places, deadline=deadline)
 
     def caption_many(
-        self, images: Iterable[tuple[Key, Tensor]], options: CaptionOptions
+        self,
+        images: Iterable[tuple[Key, Tensor]],
+        options: CaptionOptions,
+        *,
+        wanted: Callable[[Key, Tensor], bool] | None = None,
     ) -> Iterator[tuple[Key, Future[ImageCaptions]]]:
         """Captions a stream of images at bulk priority; yields each key with its done future as it completes.
 
         Reads a bounded number of images ahead. Closing the iterator cancels what is in flight.
         """
-        return iter(CaptionStream(self, images, options, read_ahead=2 * self._settings.max_images))
+        read_ahead = 2 * self._settings.max_images
+        return iter(CaptionStream(self, images, options, read_ahead=read_ahead, wanted=wanted))
 
     def _give_back(self, count: int) -> None:
         with self._changed:

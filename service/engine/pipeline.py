@@ -149,6 +149,9 @@ class Pipeline:
         return dict(zip(numbers, self._captioner.prefix(features), strict=True))
 
     def _begin(self, works: Sequence[Work], prefixes: dict[int, Float[Tensor, "prefix width"]]) -> None:
+        works = [work for work in works if self._is_wanted(work)]
+        if not works:
+            return
         own = torch.stack([prefixes[work.number] for work in works])
         options = [work.generation for work in works]
         tickets = self._run("prefill", works, lambda: self._batch.add(own, options))
@@ -156,6 +159,20 @@ class Pipeline:
             joined = dict(zip(tickets, works, strict=True))
             self._in_flight.update(joined)
             self._tell_tokens(joined)
+
+    def _is_wanted(self, work: Work) -> bool:
+        """Else it is answered without captions."""
+        if work.wanted is None or work.embedding is None:
+            return True
+        try:
+            is_wanted = work.wanted(work.embedding)
+        except Exception:
+            log.exception("nobody knows whether captions are wanted; they are written")
+            return True
+        if not is_wanted:
+            timings = StageTimings(work.queue_s, work.encode_s, 0.0, 0.0)
+            answer(work.future, ImageCaptions((), timings, embedding=work.embedding))
+        return is_wanted
 
     def _tell_tokens(self, works: Mapping[int, Work]) -> None:
         for ticket, work in works.items():
@@ -208,7 +225,7 @@ class Pipeline:
         )
         for work, several, seconds in zip(works, captions or [], decode_s, strict=captions is not None):
             timings = StageTimings(work.queue_s, work.encode_s, seconds, _next_stage(work))
-            answer(work.future, ImageCaptions(several, timings))
+            answer(work.future, ImageCaptions(several, timings, embedding=work.embedding))
 
 
 def _next_stage(work: Work) -> float:

@@ -19,6 +19,7 @@ from service.finetuning.photos import (
 from service.finetuning.settings import FEWEST_PHOTOS
 from service.finetuning.task import RunFolder, Task
 from service.images import ImageLimits
+from service.jobs.dataset_captions import read_captions
 from service.jobs.datasets import Datasets
 from service.jobs.documents import ItemResult
 from service.jobs.store import ArtifactStore
@@ -62,7 +63,8 @@ def prepare(task: Task, folder: RunFolder) -> RunData:
         ServiceError: the store failed.
     """
     shutil.rmtree(folder.photos, ignore_errors=True)
-    datasets = Datasets(ArtifactStore.open(task.store))
+    store = ArtifactStore.open(task.store)
+    datasets = Datasets(store)
     limits = ImageLimits(max_bytes=task.max_image_bytes, max_pixels=task.max_image_pixels)
     reader = PhotoReader(datasets, limits, threads=task.decode_threads)
     photos, results = _collect_unlabelled(reader, datasets, task, folder)
@@ -76,7 +78,7 @@ def prepare(task: Task, folder: RunFolder) -> RunData:
     labelled: list[Photo] = []
     if task.replay_dataset is not None:
         withheld = {photo.sha256 for photo in held_out}
-        labelled = _place_labelled(reader, datasets, task.replay_dataset, folder, withheld=withheld)
+        labelled = _place_labelled(reader, store, task.replay_dataset, folder, withheld=withheld)
         fingerprint = f"{fingerprint[:32]}-{fingerprint_of(labelled)[:32]}"
     names = {photo.path.name: photo.name for photo in held_out}
     return RunData(fingerprint, len(train), len(held_out), len(labelled), names)
@@ -108,10 +110,11 @@ def _too_few(results: Sequence[ItemResult]) -> str:
 
 
 def _place_labelled(
-    reader: PhotoReader, datasets: Datasets, dataset_id: str, folder: RunFolder, *, withheld: set[str]
+    reader: PhotoReader, store: ArtifactStore, dataset_id: str, folder: RunFolder, *, withheld: set[str]
 ) -> list[Photo]:
+    datasets = Datasets(store)
     dataset = datasets.get(dataset_id)
-    captions = _read_captions(datasets, dataset_id, folder)
+    captions = _read_captions(datasets, store, dataset_id, folder)
     items = datasets.items(dataset.id, range(dataset.num_items))
     numbers = [number for number, item in items if item.name in captions]
     photos, _ = reader.collect(dataset, numbers, folder.photos / "new-labelled")
@@ -131,10 +134,12 @@ def _place_labelled(
     return photos
 
 
-def _read_captions(datasets: Datasets, dataset_id: str, folder: RunFolder) -> dict[str, list[str]]:
+def _read_captions(
+    datasets: Datasets, store: ArtifactStore, dataset_id: str, folder: RunFolder
+) -> dict[str, list[str]]:
     """Captions by the item's name; a name on several lines has the captions of all."""
     path: Path = folder.photos / _CAPTIONS
-    path.write_bytes(datasets.captions(datasets.get(dataset_id)))
+    path.write_bytes(read_captions(datasets.get(dataset_id), store))
     problems, captions = Problems(), dict[str, list[str]]()
     for number, record in read_records(path):
         name = record.get("file_name")

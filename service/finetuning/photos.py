@@ -94,10 +94,10 @@ class PhotoReader:
         suffix = PurePosixPath(item.name).suffix.lower()
         path = folder / f"{number:07d}{suffix if suffix in IMAGE_SUFFIXES else '.jpg'}"
         path.unlink(missing_ok=True)
-        if dataset.folder is None:
-            path.write_bytes(data)
-        else:
+        if dataset.folder is not None:
             path.symlink_to(path_of(dataset, item))
+        else:
+            path.write_bytes(data)
         return Photo(number, item.name, facts.sha256, path)
 
 

@@ -132,6 +132,12 @@ class JobArchive:
         found = self.store.get(_training_key(job_id, attempt))
         return TrainingRecord.model_validate_json(found) if found else None
 
+    def training_of(self, job: Job, attempt: int) -> TrainingRecord | None:
+        """The same, from its beginning on; None for a job that trains nothing."""
+        if not isinstance(job, FinetuneJob):
+            return None
+        return self.training(job.id, attempt) or TrainingRecord(attempt=attempt, steps=job.settings["steps"])
+
     def keep_training(self, job_id: str, record: TrainingRecord) -> None:
         self.store.put(_training_key(job_id, record.attempt), record.to_bytes())
 

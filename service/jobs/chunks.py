@@ -16,6 +16,7 @@ from service.jobs.datasets import Datasets
 from service.jobs.documents import Attempt, CaptionJob, Dataset, Item, ItemResult, Stop
 from service.jobs.failures import failed_result
 from service.jobs.jobs import Jobs
+from service.jobs.likeness import ChunkLikeness, Vector
 from service.jobs.sidecars import reason_to_skip
 from service.metrics import Metrics
 
@@ -29,6 +30,8 @@ GIVE_UP_AFTER = 6
 """Tries without a result after which the photo that is next is given up: it kills whoever takes it."""
 
 Ending = Literal["complete", "canceled", "paused", "given back"]
+
+Embeddings = Callable[[int, Vector], bool]
 
 T = TypeVar("T")
 
@@ -47,9 +50,18 @@ class Captions(Protocol):
     """What captions items: service.jobs.captioner with an engine, or a test's own."""
 
     def caption(
-        self, dataset: Dataset, items: Iterator[tuple[int, Item]], options: dict[str, Any]
+        self,
+        dataset: Dataset,
+        items: Iterator[tuple[int, Item]],
+        options: dict[str, Any],
+        *,
+        embeddings: Embeddings | None = None,
     ) -> Generator[ItemResult, None, None]:
-        """A result for each item as it is ready; closing it gives up what is in flight."""
+        """A result for each item as it is ready; closing it gives up what is in flight.
+
+        Args:
+            embeddings: where the results shall have embeddings; it says which items need captions too.
+        """
 
 
 class ChunkRunner:
@@ -160,12 +172,27 @@ class _ChunkRun:
     def _caption_some(self, dataset: Dataset, numbers: list[int]) -> Ending | None:
         """What cut it short, if anything did."""
         to_caption = self._without_skipped(dataset, numbers)
-        with closing(self._captions.caption(dataset, to_caption, self._job.options)) as results:
+        likeness = self._likeness()
+        results = self._captions.caption(
+            dataset, to_caption, self._job.options, embeddings=self._needs_captions(likeness)
+        )
+        with closing(results):
             for result in results:
-                self._add(result)
+                for whole in likeness.settle(result) if likeness else (result,):
+                    self._add(whole)
                 if ending := self._interruption():
                     return ending
         return None
+
+    def _likeness(self) -> ChunkLikeness | None:
+        if self._job.duplicates != "caption-once":
+            return None
+        return ChunkLikeness(self._job.duplicate_similarity, self._results.values())
+
+    def _needs_captions(self, likeness: ChunkLikeness | None) -> Embeddings | None:
+        if likeness is not None:
+            return likeness.is_new
+        return None if self._job.duplicates == "ignore" else _always
 
     def _give_up(self, dataset: Dataset, number: int) -> None:
         ((_, item),) = self._runner.datasets.items(dataset.id, [number])
@@ -236,3 +263,7 @@ class _ChunkRun:
             return self._board.stopped(self._job.id)
         except BrokerUnavailableError:
             return self._archive.stop(self._job.id, self._attempt.number)
+
+
+def _always(number: int, embedding: Vector) -> bool:
+    return True

@@ -8,11 +8,18 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 JobState = Literal["queued", "running", "paused", "succeeded", "failed", "canceled"]
 Stop = Literal["canceled", "paused"]
-OutputKind = Literal["txt", "csv", "metadata", "xmp", "webdataset"]
+OutputKind = Literal["txt", "csv", "metadata", "xmp", "webdataset", "caption"]
+Sidecar = Literal["txt", "caption"]
 JobKind = Literal["captions", "finetune"]
 Policy = Literal["skip", "append", "prepend", "overwrite-machine", "overwrite"]
 
 ENDED: tuple[JobState, ...] = ("succeeded", "failed", "canceled")
+
+
+Duplicates = Literal["ignore", "report", "caption-once"]
+
+DUPLICATE_SIMILARITY = 0.95
+"""Cosine of two photos' CLIP embeddings from which on they are near-duplicates (docs/jobs.md has figures)."""
 
 
 class Document(BaseModel):
@@ -30,7 +37,7 @@ class Item(Document):
     Args:
         name: its path in the upload or below the dataset's folder.
         sha256: of its bytes, where the store holds them.
-        modified_ns: of the file, where it lies in a server folder.
+        modified_ns: of the file, where it lies in a server folder or a bucket.
     """
 
     name: str
@@ -50,7 +57,8 @@ class Dataset(Document):
     """Photos that jobs can run on.
 
     Args:
-        folder: the server folder that holds the files; None where the store does.
+        folder: the server folder that holds the files, where one does.
+        uri: the prefix of the bucket that holds them, where one does; else the store does.
         rejected: the first of what was left out; `num_rejected` counts all.
     """
 
@@ -59,6 +67,7 @@ class Dataset(Document):
     num_items: int
     num_bytes: int
     folder: str | None = None
+    uri: str | None = None
     num_rejected: int = 0
     rejected: tuple[Rejected, ...] = ()
 
@@ -81,7 +90,10 @@ class CaptionJob(Document):
     options: dict[str, Any] = Field(default_factory=dict)
     outputs: tuple[OutputKind, ...] = ()
     writes_to_folder: bool = False
+    sidecar: Sidecar = "txt"
     policy: Policy = "skip"
+    duplicates: Duplicates = "ignore"
+    duplicate_similarity: float = DUPLICATE_SIMILARITY
     webhook: Webhook | None = None
 
     def chunks_for(self, num_items: int) -> int:

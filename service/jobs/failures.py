@@ -27,6 +27,6 @@ def worth_retrying(datasets: Datasets, job: Job) -> Callable[[ItemResult], bool]
         if fields["error"]["status"] >= _OUR_FAULT:
             return True
         ((_, item),) = datasets.items(dataset.id, [result.item])
-        return bool(fingerprint(dataset, item) != fields["file"])
+        return bool(datasets.fingerprint_now(dataset, item) != fields["file"])
 
     return is_worth_it

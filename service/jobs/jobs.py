@@ -10,12 +10,10 @@ from service.jobs.archive import JobArchive, counts_of, results_of
 from service.jobs.board import Board
 from service.jobs.documents import (
     Attempt,
-    FinetuneJob,
     ItemResult,
     Job,
     JobState,
     Outcome,
-    TrainingRecord,
     now,
 )
 from service.jobs.queue import JobQueue, finish_message
@@ -75,7 +73,7 @@ class Jobs:
                 started=outcome.started,
                 finished=outcome.finished,
                 error=outcome.error,
-                training=self._training(job, attempt.number),
+                training=self.archive.training_of(job, attempt.number),
             )
         return self._running_status(job, attempt)
 
@@ -278,12 +276,12 @@ class Jobs:
                 state,
                 attempt.settled,
                 cancel_requested=canceling,
-                training=self._training(job, attempt.number),
+                training=self.archive.training_of(job, attempt.number),
             )
         counts = attempt.settled + progress.counts
         left = job.num_items - counts.total
         rate = None if stop == "paused" else progress.images_per_s
-        training = self._training(job, attempt.number)
+        training = self.archive.training_of(job, attempt.number)
         return JobStatus(
             job,
             attempt.number,
@@ -295,9 +293,3 @@ class Jobs:
             seconds_left=training.seconds_left if training else left / rate if rate else None,
             training=training,
         )
-
-    def _training(self, job: Job, attempt: int) -> TrainingRecord | None:
-        if not isinstance(job, FinetuneJob):
-            return None
-        known = self.archive.training(job.id, attempt)
-        return known or TrainingRecord(attempt=attempt, steps=int(job.settings["steps"]))

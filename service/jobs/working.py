@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 from celery import signals
-from prometheus_client import start_http_server
 
 from service.finetuning.orders import second_scorer_of, task_of
 from service.finetuning.runner import FinetuneRunner
 from service.jobs.chunks import Captions, ChunkLimits, ChunkRunner
 from service.jobs.finishing import Finisher
+from service.jobs.metrics_port import serve_metrics
 from service.jobs.parts import JobParts
 from service.jobs.queue import ENDS_QUEUE, FINETUNE_QUEUE, QUEUE
 from service.jobs.tasks import add_tasks
@@ -76,7 +76,7 @@ def work(
     )
     add_tasks(parts.celery, chunks=chunks, finetunes=finetunes, finisher=finisher, webhooks=webhooks)
     if settings.worker_metrics_port is not None:
-        start_http_server(settings.worker_metrics_port, settings.host, registry=metrics.registry)
+        serve_metrics(metrics.registry, host=settings.host, port=settings.worker_metrics_port)
     parts.keeper.start()
     try:
         return _run_celery(parts, stopping, queues)

@@ -58,14 +58,14 @@ def run_service(settings: Settings) -> int:
 def _workers(settings: Settings, environment: Mapping[str, str], *, stop_s: float) -> list[Program]:
     """Those that caption and those that fine-tune; without any of the latter the former do both."""
 
-    def program(name: str, *only: str, environment: Mapping[str, str] = environment) -> Program:
+    def program(name: str, *only: str) -> Program:
         return Program(name, (*_COMMAND, "worker", "--nice", *only), stop_s=stop_s, environment=environment)
 
     if not settings.finetune_workers:
         return [program("worker")] * settings.workers
-    without_port = {**environment, "SEMICAP_WORKER_METRICS_PORT": ""}
-    tuner = program("finetune-worker", "--only", "finetunes", environment=without_port)
-    return [program("worker", "--only", "captions")] * settings.workers + [tuner] * settings.finetune_workers
+    captioner = program("worker", "--only", "captions")
+    tuner = program("finetune-worker", "--only", "finetunes")
+    return [captioner] * settings.workers + [tuner] * settings.finetune_workers
 
 
 class _Readiness:

@@ -5,12 +5,13 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from service.api.dependencies import UseJobs, UseParts
+from service.api.dependencies import UseJobs
 from service.api.job_openapi import DATASET_BODY
-from service.api.job_schemas import DatasetInfo, FolderDataset
+from service.api.job_schemas import DatasetInfo, PlaceDataset
 from service.api.responses import problem_responses
 from service.errors import (
     BrokerUnavailableError,
+    BucketNotAllowedError,
     DatasetNotFoundError,
     FolderNotAllowedError,
     InvalidDatasetError,
@@ -21,7 +22,6 @@ from service.errors import (
     TooManyJobsError,
     UnsupportedMediaTypeError,
 )
-from service.jobs.folders import dataset_of_folder
 
 router = APIRouter(prefix="/v1/datasets", tags=["jobs"])
 
@@ -31,7 +31,7 @@ _FOUND = problem_responses(DatasetNotFoundError, StoreUnavailableError, BrokerUn
 @router.post(
     "",
     status_code=201,
-    summary="Upload photos, or name a folder of the server",
+    summary="Upload photos, or name a folder of the server or a bucket",
     responses=problem_responses(
         RequestTimeoutError,
         RequestTooLargeError,
@@ -39,36 +39,32 @@ _FOUND = problem_responses(DatasetNotFoundError, StoreUnavailableError, BrokerUn
         InvalidDatasetError,
         InvalidRequestError,
         FolderNotAllowedError,
+        BucketNotAllowedError,
         TooManyJobsError,
         StoreUnavailableError,
         BrokerUnavailableError,
     ),
     openapi_extra={"requestBody": DATASET_BODY},
 )
-async def create_dataset(request: Request, response: Response, parts: UseParts, jobs: UseJobs) -> DatasetInfo:
-    """A zip or tar archive as the body, a form of photos and archives, one photo, or JSON with `folder`.
+async def create_dataset(request: Request, response: Response, jobs: UseJobs) -> DatasetInfo:
+    """A zip or tar archive as the body, a form of photos and archives, one photo, or JSON with `folder`
+    or `uri`.
 
     Archives are read member by member; what is no photo, leads out of the archive or unpacks beyond the
     limits is left out and listed in `rejected`. A photo that is broken is kept: its job says what is wrong.
     """
     if request.headers.get("content-type", "").startswith("application/json"):
-        asked = _folder_of(await request.body())
-        dataset = await run_in_threadpool(
-            dataset_of_folder,
-            asked.folder,
-            store=jobs.parts.store,
-            roots=parts.settings.dataset_roots,
-            max_items=parts.settings.max_dataset_items,
-        )
+        asked = _place_of(await request.body())
+        dataset = await run_in_threadpool(jobs.sources.at, folder=asked.folder, uri=asked.uri)
     else:
         dataset = await jobs.uploads.receive(request)
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
     return DatasetInfo(**dataset.model_dump())
 
 
-def _folder_of(body: bytes) -> FolderDataset:
+def _place_of(body: bytes) -> PlaceDataset:
     try:
-        return FolderDataset.model_validate_json(body)
+        return PlaceDataset.model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "body"

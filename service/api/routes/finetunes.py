@@ -11,6 +11,7 @@ from service.api.job_schemas import JobInfo, job_info
 from service.api.responses import problem_responses
 from service.errors import (
     BrokerUnavailableError,
+    BucketNotAllowedError,
     DatasetNotFoundError,
     FolderNotAllowedError,
     IdempotencyKeyReusedError,
@@ -32,6 +33,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
     responses=problem_responses(
         DatasetNotFoundError,
         FolderNotAllowedError,
+        BucketNotAllowedError,
         ModelNotFoundError,
         InvalidDatasetError,
         InvalidRequestError,

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from service.errors import BrokenImageError, PhotoLostError
-from service.jobs.chunks import Captions, ChunkLimits, ChunkRunner
+from service.jobs.chunks import Captions, ChunkLimits, ChunkRunner, Embeddings
 from service.jobs.datasets import Datasets
 from service.jobs.documents import Dataset, Item, ItemResult
 from service.jobs.failures import failed_result
@@ -45,7 +45,12 @@ class FakeCaptions:
         self.done: list[int] = []
 
     def caption(
-        self, dataset: Dataset, items: Iterator[tuple[int, Item]], options: dict[str, Any]
+        self,
+        dataset: Dataset,
+        items: Iterator[tuple[int, Item]],
+        options: dict[str, Any],
+        *,
+        embeddings: Embeddings | None = None,
     ) -> Generator[ItemResult, None, None]:
         for number, item in items:
             self._on_item(number)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from service.jobs.dataset_captions import read_captions
 from service.jobs.documents import ItemResult, ModelMade, TrainingRecord
 from service.jobs.queue import FINETUNE_QUEUE
 from service.model_registry import ModelRegistry
@@ -131,7 +132,7 @@ def test_captions_of_an_archive_are_kept_with_its_photos(client: TestClient, bas
     labelled = upload(client, 3, metadata_jsonl=captions)
     assert labelled["rejected"] == []
     parts = job_parts(client)
-    assert parts.datasets.captions(parts.datasets.get(labelled["id"])) == captions
+    assert read_captions(parts.datasets.get(labelled["id"]), parts.store) == captions
     job = submit(client, dataset=dataset, base=base, replay_dataset=labelled["id"])
     assert job["replay_dataset"] == labelled["id"]
     client.delete(f"/v1/jobs/{job['id']}")

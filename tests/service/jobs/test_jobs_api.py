@@ -96,10 +96,14 @@ def test_request_whose_first_is_not_done_is_409_then_taken_over(
     body = {
         "dataset": asked["dataset"],
         "folder": None,
+        "uri": None,
         "options": {},
         "outputs": [],
         "write_to_folder": False,
+        "sidecar": "txt",
         "policy": "skip",
+        "duplicates": "ignore",
+        "duplicate_similarity": 0.95,
         "webhook": None,
     }
     claimed, _ = claim_job_id(job_parts(client).jobs.archive, "half", body)
@@ -160,6 +164,19 @@ def test_cancel_and_retry(client: TestClient) -> None:
     assert (answer.status_code, answer.json()["retried"], answer.json()["attempt"]) == (202, 12, 2)
     finish(client)
     assert client.get(f"/v1/jobs/{job}").json()["state"] == "succeeded"
+
+
+def test_pause_and_resume(client: TestClient) -> None:
+    job = submit(client, dataset=upload(client, 12)["id"])["id"]
+    answer = client.post(f"/v1/jobs/{job}/pause")
+    assert (answer.status_code, answer.json()["state"]) == (202, "paused")
+    assert finish(client).captions.done == []
+    answer = client.post(f"/v1/jobs/{job}/resume")
+    assert (answer.status_code, answer.json()["state"]) == (202, "queued")
+    finish(client)
+    assert client.get(f"/v1/jobs/{job}").json()["counts"]["done"] == 12
+    assert [event["event"] for event in events(client, job)][:3] == ["queued", "paused", "resumed"]
+    assert client.post(f"/v1/jobs/{job}/pause").status_code == 409
 
 
 def test_queue_is_in_the_metrics(client: TestClient) -> None:
