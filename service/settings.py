@@ -169,7 +169,12 @@ class Settings(BaseSettings):
     max_uploads: int = Field(2, ge=1, le=64, description="Datasets uploaded at one time; beyond it 429.")
     upload_timeout_s: float = Field(3600.0, gt=0, description="Seconds in which a dataset has to arrive.")
     max_active_jobs: int = Field(100, ge=1, description="Jobs that wait or run; beyond it 429.")
-    job_chunk_items: int = Field(128, ge=1, le=10_000, description="Photos that a worker takes at one time.")
+    job_chunk_items: int = Field(
+        128,
+        ge=1,
+        le=10_000,
+        description="Photos that a worker takes at one time; up to 1,024 in jobs of very many.",
+    )
     job_chunk_s: float = Field(
         60.0, gt=0, description="Seconds after which a worker gives the rest of its photos back to the queue."
     )

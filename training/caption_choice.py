@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.lexicon import Lexicon
+from training.metrics import words
 
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
@@ -104,14 +105,21 @@ class CaptionChooser:
         similarity = (self._pool.centred[rows] @ self._images[photo]).numpy()
         nearest = rows[np.argsort(-similarity, kind="stable")[: self._pool_size]]
         thing = int(np.where(sure, self._confidence[photo], 0).argmax())
-        chosen = self._typical_first(nearest)[:count]
-        return Choice(tuple(chosen.tolist()), thing, float(self._confidence[photo, thing]))
+        chosen = self._distinct(self._typical_first(nearest))[:count]
+        return Choice(tuple(chosen), thing, float(self._confidence[photo, thing]))
 
     def _typical_first(self, rows: Int[np.ndarray, "captions"]) -> Int[np.ndarray, "captions"]:
         """Those that resemble the others first: what many captions say is oftener so (arXiv 1505.04467)."""
         embeddings = self._pool.centred[rows]
         typical = (embeddings @ embeddings.T).mean(dim=1).numpy()
         return rows[np.argsort(-typical, kind="stable")]
+
+    def _distinct(self, rows: Int[np.ndarray, "captions"]) -> list[int]:
+        """Captions with the same words once; that several people wrote them has made them typical before."""
+        first_rows: dict[tuple[str, ...], int] = {}
+        for row in rows.tolist():
+            first_rows.setdefault(tuple(words(self._pool.texts[row])), row)
+        return list(first_rows.values())
 
 
 def _centred(embeddings: Float[Tensor, "rows embed"]) -> Float[Tensor, "rows embed"]:

@@ -98,14 +98,10 @@ class SupervisedConfig:
     data: DataConfig = part(DataConfig)
     model: CaptionerShape = part(CaptionerShape)
     lora: LoraConfig = part(LoraConfig)
-    rollout: RolloutConfig = part(RolloutConfig, estimator="reinforce", samples=5)
+    rollout: RolloutConfig = part(RolloutConfig)
     evaluation: EvaluationConfig = part(EvaluationConfig)
     optim: OptimConfig = part(OptimConfig)
     loop: LoopConfig = part(LoopConfig)
-
-    def __post_init__(self) -> None:
-        if self.cider > 0 and self.rollout.estimator != "reinforce":
-            raise ValueError("rollout.estimator must be reinforce: CIDEr-D has no gradient")
 
 
 @dataclass(frozen=True)

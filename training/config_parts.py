@@ -15,7 +15,7 @@ from training.toml_reader import part, setting
 class DataConfig:
     """Where images and captions are; every path is relative to the data root given with --data."""
 
-    labelled: tuple[str, ...] = setting((), "folders with metadata.jsonl, COCO or Karpathy files (file.json#train) or shards (name-{000..009}.tar) whose captions are used; docs/data.md")
+    labelled: tuple[str, ...] = setting((), "folders with metadata.jsonl, COCO or Karpathy files (file.json#train) shards (name-{000..009}.tar) or runs:STEP, whose captions are used; docs/data.md")
     unlabelled: tuple[str, ...] = setting((), "image folders, caption files or shards used without their captions")
     text: tuple[str, ...] = setting((), "jsonl files of captions without images (`text` in each line)")
     validation: str = setting("", "labelled folder (or photos alone) for evaluation, never trained on; empty: no evaluation")
@@ -170,6 +170,7 @@ class RewardConfig:
     target_length: float = setting(12.0, "tokens, end-of-text included, up to which a caption costs nothing", low=1.0)
     repetition: float = setting(0.0, "weight of the expected number of word pairs that a caption repeats", low=0.0)
     replay: float = setting(1.0, "weight of cross-entropy on labelled pairs in every step; needs data.labelled", low=0.0)
+    replay_cider: float = setting(0.0, "weight of self-critical CIDEr-D (arXiv 1612.00563) on the replayed images; needs data.labelled", low=0.0)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,11 @@ def _results_read(config: StageConfig) -> Iterator[tuple[str, str]]:
         named = [("checkpoints", checkpoint) for checkpoint in config.checkpoints]
         named.append(("second_scorer", config.second_scorer))
     data = _data_of(config)
-    for key, sources in (("data.labelled", data.labelled), ("data.validation", (data.validation,))):
+    for key, sources in (
+        ("data.labelled", data.labelled),
+        ("data.unlabelled", data.unlabelled),
+        ("data.validation", (data.validation,)),
+    ):
         named += [(key, name.removeprefix(RUNS)) for name in sources if name.startswith(RUNS)]
     yield from ((setting, relative) for setting, relative in named if relative)
 

@@ -61,8 +61,10 @@ class JointStage:
         features = self._encode(pixels)
         groups = [draw_captions(self._training.token_ids[row], count, generator) for row in rows]
         captions = [caption for group in groups for caption in group]
-        written = captions_loss(self.module, features, captions, label_smoothing=config.label_smoothing)
-        parts = {"captioning": written}
+        parts = {}
+        if config.captioning > 0:
+            smoothing = config.label_smoothing
+            parts["captioning"] = captions_loss(self.module, features, captions, label_smoothing=smoothing)
         if config.contrastive > 0:
             parts["contrastive"] = self._tell_apart(features, captions)
         weights = vars(config)

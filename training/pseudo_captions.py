@@ -117,24 +117,22 @@ def _name(file: ImageFile, root: Path) -> str:
 def _read_pool(
     config: PseudoConfig, places: Places, lexicon: Lexicon, clip: ClipEncoder, problems: Problems
 ) -> CaptionPool:
-    owners: dict[str, str] = {}
-    seen: set[tuple[str, ...]] = set()
+    texts: list[str] = []
+    owners: list[str] = []
     for path in (places.data / file for file in config.data.text):
         for number, record in read_records(path):
             if config.caption_sources and record.get("source") not in config.caption_sources:
                 continue
             for text in clean_captions(record, f"{path}:{number}", problems):
-                said = tuple(words(text))
-                if said not in seen and len(said) <= config.max_words and lexicon.named_in(text):
-                    seen.add(said)
-                    owners[text] = photo_key(str(record.get("image", "")))
-    if not owners:
+                if len(words(text)) <= config.max_words and lexicon.named_in(text):
+                    texts.append(text)
+                    owners.append(photo_key(str(record.get("image", ""))))
+    if not texts:
         raise DataError(
             f"no caption of data.text from {', '.join(config.caption_sources) or 'any source'} has at most "
             f"{config.max_words} words and names a thing of {WORD_FILE}"
         )
-    texts = tuple(owners)
-    return CaptionPool(lexicon, texts, tuple(owners.values()), encode_texts(clip, texts).float().cpu())
+    return CaptionPool(lexicon, texts, owners, encode_texts(clip, texts).float().cpu())
 
 
 def _write_summary(path: Path, lexicon: Lexicon, choices: Sequence[Choice], *, num_photos: int) -> None:

@@ -4,19 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from models.image_features import ImageFeatures
 from training import distributed
-from training.cider import CiderD, CiderRewards, cider_of
 from training.config import Places, SupervisedConfig
 from training.data import Problems
-from training.estimators import build_estimator
 from training.labelled import CaptionPairs, captions_loss, read_pairs
 from training.loop import Losses, TrainingResult, train
 from training.order import seed_at
-from training.rollout import without_dropout
-from training.sampling import Sampler
+from training.self_critical import SelfCritical
 from training.starting import Origin, choose_what_learns, from_checkpoint, from_shape
 from training.validation import Validation, check_best_by, read_validation
 
@@ -33,29 +28,20 @@ class SupervisedStage:
         self.items = len(pairs)
         self._origin, self._config, self._pairs, self._validation = origin, config, pairs, validation
         self._figures: dict[str, float] = {}
-        self._cider = cider_of(pairs.token_ids, origin.captioner.tokenizer) if config.cider > 0 else None
+        self._self_critical = (
+            SelfCritical(origin.captioner, pairs.token_ids, config.rollout) if config.cider > 0 else None
+        )
         choose_what_learns(origin.captioner, config)
 
     def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
         features = self._pairs.features.batch(rows, generator=generator).to(self.module.device)
         captions = self._pairs.draw(rows, count=self._config.captions_per_image, generator=generator)
         loss = captions_loss(self.module, features, captions, label_smoothing=self._config.label_smoothing)
-        if self._cider is None:
+        if self._self_critical is None:
             return Losses(self._config.captioning * loss, {})
-        earned = self._self_critical(self._cider, features, rows, generator)
+        earned = self._self_critical.loss(features, rows, generator)
         total = self._config.captioning * loss + self._config.cider * earned
         return Losses(total, {"captioning": loss, "cider": earned})
-
-    def _self_critical(
-        self, cider: CiderD, features: ImageFeatures, rows: np.ndarray, generator: torch.Generator
-    ) -> Tensor:
-        settings, tokenizer = self._config.rollout, self.module.tokenizer
-        sampler = Sampler(tokenizer, tokenizer.pad_id, settings.max_tokens, settings.temperature)
-        estimator = build_estimator(settings, sampler, done=0.0)
-        rewards = CiderRewards(cider, tokenizer, rows.tolist())
-        with without_dropout(self.module):
-            prefix = self.module.prefix(features)
-            return estimator(self.module.decoder, prefix, rewards, generator).losses["cider"]
 
     def evaluate(self) -> dict[str, float]:
         self._figures = self._validation.figures(self.module) if self._validation else {}

@@ -91,7 +91,9 @@ class TextLosses:
         """The mean losses of some groups."""
         pairs = [draw_captions(self.groups[row], 2, generator) for row in rows]
         read = self._encode([first for first, _ in pairs])
-        parts = {"captioning": self._write(read, [second for _, second in pairs], generator)}
+        parts = {}
+        if self.weights["captioning"] > 0:
+            parts["captioning"] = self._write(read, [second for _, second in pairs], generator)
         has_other = torch.tensor([len(self.groups[row]) > 1 for row in rows])
         if self.weights["contrastive"] > 0 and has_other.any():
             others = self._encode([pairs[place][1] for place in has_other.nonzero().flatten().tolist()])

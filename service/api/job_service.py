@@ -19,7 +19,7 @@ from service.errors import (
     ServiceError,
 )
 from service.jobs.archive import JobArchive, output_key
-from service.jobs.documents import CaptionJob, Dataset, Job, Webhook, now
+from service.jobs.documents import CaptionJob, Dataset, Job, Webhook, chunk_items_for, now
 from service.jobs.events import JobEvents
 from service.jobs.idempotency import claim_job_id
 from service.jobs.likeness import MAX_COMPARED
@@ -73,7 +73,7 @@ class Submission:
             created=now(),
             dataset=dataset.id,
             num_items=dataset.num_items,
-            chunk_items=self._settings.job_chunk_items,
+            chunk_items=chunk_items_for(dataset.num_items, least=self._settings.job_chunk_items),
             options=asked.options,
             outputs=tuple(dict.fromkeys(asked.outputs)),
             writes_to_folder=asked.write_to_folder,

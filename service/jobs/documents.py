@@ -13,6 +13,10 @@ Sidecar = Literal["txt", "caption"]
 JobKind = Literal["captions", "finetune"]
 Policy = Literal["skip", "append", "prepend", "overwrite-machine", "overwrite"]
 
+MOST_CHUNK_ITEMS = 1024
+CHUNKS_TO_SHARE = 64
+"""A job is cut into so many chunks before they get any larger: that many workers can share it."""
+
 ENDED: tuple[JobState, ...] = ("succeeded", "failed", "canceled")
 
 
@@ -253,6 +257,11 @@ def new_id(prefix: str) -> str:
 def made_at(identifier: str) -> float:
     """When new_id made an identifier, in seconds since 1970."""
     return int(identifier.rpartition("-")[2][:12], 16) / 1000
+
+
+def chunk_items_for(num_items: int, *, least: int) -> int:
+    """Photos of one chunk: a large job has large ones, as an engine runs empty at the end of each."""
+    return max(least, min(MOST_CHUNK_ITEMS, num_items // CHUNKS_TO_SHARE))
 
 
 def chunks_of(num_items: int, chunk_items: int) -> int:

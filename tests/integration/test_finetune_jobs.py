@@ -24,7 +24,7 @@ from tests.service.jobs.broker import RunningBroker, running_broker
 from tests.tiny import tiny_clip
 
 WAIT_S = 600
-STEPS = 150
+STEPS = 60
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2000)]
 

@@ -1,7 +1,6 @@
 """Thousands of photos as one zip, through a running `semicap serve`: one line for each of them.
 
-Ordinarily a few dozen of the project's own; SEMICAP_BULK_PHOTOS=3000 takes so many of ../shared/data.
-benchmarks/jobs.py compares the rate with the engine's.
+Only with SEMICAP_BULK_PHOTOS=3000; benchmarks/jobs.py compares the rate with the engine's.
 """
 
 import io
@@ -20,6 +19,8 @@ from tests.service import pictures
 COUNT = int(os.environ.get("SEMICAP_BULK_PHOTOS", "0"))
 
 pytestmark = [
+    pytest.mark.shared_data,
+    pytest.mark.skipif(not COUNT, reason="SEMICAP_BULK_PHOTOS says how many photos to send"),
     pytest.mark.slow,
     pytest.mark.timeout(7200),
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
@@ -27,9 +28,9 @@ pytestmark = [
 
 
 def test_every_photo_of_a_zip_has_one_result(
-    tiny_checkpoint: Path, tmp_path: Path, request: pytest.FixtureRequest
+    tiny_checkpoint: Path, tmp_path: Path, shared_data: Path
 ) -> None:
-    photos = _photos(request)
+    photos = _photos(shared_data)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in photos.items():
@@ -58,12 +59,9 @@ def test_every_photo_of_a_zip_has_one_result(
     assert (ended["counts"]["done"], ended["counts"]["failed"]) == (len(photos) - 1, 1)
 
 
-def _photos(request: pytest.FixtureRequest) -> dict[str, bytes]:
+def _photos(shared_data: Path) -> dict[str, bytes]:
     """Photos by name, the last one broken."""
-    if COUNT:
-        folder: Path = request.getfixturevalue("shared_data") / "coco-unlabeled"
-        photos = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))[: COUNT - 1]]
-    else:
-        photos = pictures.photos(30)
+    folder = shared_data / "coco-unlabeled"
+    photos = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))[: COUNT - 1]]
     photos.append(pictures.truncated_jpeg(pictures.cat()))
     return {f"{number % 7}/{number:05d}.jpg": data for number, data in enumerate(photos)}

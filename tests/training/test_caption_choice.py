@@ -71,6 +71,13 @@ def test_typical_captions_come_first() -> None:
     assert {TEXTS[row] for row in seen.captions} == {"a dog runs", "a dog jumps"}
 
 
+def test_captions_with_the_same_words_are_chosen_once() -> None:
+    pool = replace(POOL, texts=("A dog runs.", *TEXTS[1:5], "a dog runs"))
+    seen = chooser(pool, [0.9, 0.0, 0.0], pool_size=6).choose(0, owner="9", count=6)
+    assert seen is not None
+    assert len(seen.captions) == len({pool.texts[row].lower().rstrip(".") for row in seen.captions}) == 4
+
+
 @pytest.mark.parametrize(
     "changes", [{"min_confidence": 0.95}, {"min_captions": 6}], ids=["not sure enough", "too few captions"]
 )

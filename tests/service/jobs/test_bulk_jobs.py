@@ -8,7 +8,7 @@ import pytest
 from service.errors import JobStateError
 from service.jobs.chunks import CAREFUL_AFTER, GIVE_UP_AFTER
 from service.jobs.datasets import image_key
-from service.jobs.documents import CaptionJob, ItemResult
+from service.jobs.documents import CaptionJob, ItemResult, chunk_items_for
 from service.jobs.failures import worth_retrying
 from service.jobs.outputs import captioned, errors
 from service.jobs.parts import JobParts
@@ -258,3 +258,8 @@ def test_photo_that_the_store_has_lost_is_an_error_line_that_a_retry_runs(parts:
     _, retried = parts.jobs.retry(job.id, may_succeed=worth_retrying(parts.datasets, job))
     InlineWorker(parts).do_all()
     assert (retried, outcomes(parts, job)) == (1, {"captioned": 5})
+
+
+@pytest.mark.parametrize(("num_items", "expected"), [(5, 128), (8_192, 128), (30_000, 468), (10**6, 1024)])
+def test_large_jobs_have_large_chunks_and_still_enough_to_share(num_items: int, expected: int) -> None:
+    assert chunk_items_for(num_items, least=128) == expected

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zipfile
 from datetime import timedelta
 from typing import Any
@@ -184,6 +185,9 @@ def test_queue_is_in_the_metrics(client: TestClient) -> None:
     text = client.get("/metrics").text
     assert "semicap_job_queue_depth 2.0" in text
     assert "semicap_jobs_active" in text
+    oldest = re.search(r"^semicap_job_queue_oldest_seconds (\S+)$", text, re.MULTILINE)
+    assert oldest is not None
+    assert 0 < float(oldest[1]) < 600
     client.delete(f"/v1/jobs/{job}")
     finish(client)
 
