@@ -46,7 +46,7 @@ def load_classifier(weights: Path, *, device: torch.device) -> nn.Module:
         raise DataError(
             f"{weights} is no ImageNet classifier (torchvision's squeezenet1_1): {reason}"
         ) from error
-    return classifier.eval().to(device, memory_format=torch.channels_last)
+    return classifier.eval().to(device).to(memory_format=torch.channels_last)
 
 
 def class_probabilities(

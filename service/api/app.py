@@ -157,6 +157,7 @@ def _build_jobs(settings: Settings, *, lifecycle: Lifecycle) -> JobService | Non
 async def _stop_jobs(jobs: JobService | None) -> None:
     if jobs is not None:
         jobs.parts.keeper.stop()
+        jobs.thumbnails.close()
         await jobs.events.close()
 
 

@@ -18,6 +18,7 @@ from service.errors import (
     NotFoundError,
     ServiceError,
 )
+from service.images import ImageLimits
 from service.jobs.archive import JobArchive, output_key
 from service.jobs.documents import CaptionJob, Dataset, Job, Webhook, chunk_items_for, now
 from service.jobs.events import JobEvents
@@ -26,6 +27,7 @@ from service.jobs.likeness import MAX_COMPARED
 from service.jobs.outputs import CAPTIONS, DUPLICATES, FILES, JSON_LINES, captioned, json_lines
 from service.jobs.parts import JobParts
 from service.jobs.status import JobStatus
+from service.jobs.thumbnails import Thumbnails
 from service.jobs.webhook import check_webhook
 from service.metrics import Metrics
 from service.model_registry import ModelRegistry
@@ -97,6 +99,7 @@ class JobService:
         finetunes: FinetuneSubmission,
         uploads: Uploads,
         events: JobEvents,
+        thumbnails: Thumbnails,
         max_streams: int,
     ) -> None:
         self.parts = parts
@@ -105,6 +108,7 @@ class JobService:
         self.finetunes = finetunes
         self.uploads = uploads
         self.events = events
+        self.thumbnails = thumbnails
         self.event_streams = EventStreams(max_streams)
 
     @classmethod
@@ -120,6 +124,10 @@ class JobService:
             finetunes=FinetuneSubmission(parts, sources, models, settings),
             uploads=Uploads(parts.store, settings),
             events=JobEvents(settings.redis_url or "", parts.jobs, is_stopping=is_stopping),
+            thumbnails=Thumbnails(
+                parts.datasets,
+                ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+            ),
             max_streams=settings.max_event_streams,
         )
 

@@ -93,7 +93,6 @@ def test_n_gives_alternatives_and_options_are_honoured(client: openai.OpenAI) ->
 @pytest.mark.parametrize(
     ("messages", "extra", "error", "code"),
     [
-        ([{"role": "user", "content": "Hello"}], {}, openai.BadRequestError, "no_image"),
         ([message(b"text")], {}, openai.BadRequestError, "unsupported_image_format"),
         ([message(CAT, b"text")], {}, openai.BadRequestError, "unsupported_image_format"),
         ([message(CAT)], {"strategy": "best"}, openai.BadRequestError, "invalid_option"),

@@ -1,30 +1,44 @@
 """Datasets: photos that jobs run on."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from service.api.dependencies import UseJobs
+from service.api.dependencies import UseJobs, UseParts
 from service.api.job_openapi import DATASET_BODY
 from service.api.job_schemas import DatasetInfo, PlaceDataset
 from service.api.responses import problem_responses
 from service.errors import (
+    BrokenImageError,
     BrokerUnavailableError,
     BucketNotAllowedError,
     DatasetNotFoundError,
     FolderNotAllowedError,
+    ImageTooLargeError,
     InvalidDatasetError,
     InvalidRequestError,
+    NotFoundError,
+    PhotoLostError,
     RequestTimeoutError,
     RequestTooLargeError,
     StoreUnavailableError,
     TooManyJobsError,
+    UnsupportedImageError,
     UnsupportedMediaTypeError,
 )
+from service.jobs.folders import allowed_folder
 
 router = APIRouter(prefix="/v1/datasets", tags=["jobs"])
 
+_THUMBNAIL: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
+        "description": "At most 480 pixels on the longer edge.",
+    }
+}
 _FOUND = problem_responses(DatasetNotFoundError, StoreUnavailableError, BrokerUnavailableError)
 
 
@@ -74,3 +88,33 @@ def _place_of(body: bytes) -> PlaceDataset:
 @router.get("/{dataset}", summary="One dataset", responses=_FOUND)
 def get_dataset(dataset: str, jobs: UseJobs) -> DatasetInfo:
     return DatasetInfo(**jobs.parts.datasets.get(dataset).model_dump())
+
+
+@router.get(
+    "/{dataset}/thumbnails/{item}",
+    summary="A small JPEG of one photo",
+    response_class=Response,
+    responses=problem_responses(
+        DatasetNotFoundError,
+        NotFoundError,
+        FolderNotAllowedError,
+        BrokenImageError,
+        UnsupportedImageError,
+        ImageTooLargeError,
+        InvalidRequestError,
+        PhotoLostError,
+        TooManyJobsError,
+        StoreUnavailableError,
+        BrokerUnavailableError,
+    )
+    | _THUMBNAIL,
+)
+async def get_thumbnail(
+    dataset: str, item: Annotated[int, Path(ge=0, lt=2**31)], parts: UseParts, jobs: UseJobs
+) -> Response:
+    """Upright and on white, as the model sees it; `item` is its number as results and errors give it."""
+    found = await run_in_threadpool(jobs.parts.datasets.get, dataset)
+    if found.folder is not None:
+        allowed_folder(found.folder, parts.settings.dataset_roots)
+    picture = await jobs.thumbnails.make(found, item)
+    return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})

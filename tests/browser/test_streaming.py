@@ -1,4 +1,4 @@
-"""Words that appear while they are decided, and the models that the service has."""
+"""Words that appear while they are decided."""
 
 import threading
 from pathlib import Path
@@ -55,39 +55,6 @@ def test_removing_a_photo_that_is_written_ends_its_request(
         captions.page.get_by_role("button", name="Remove cat.png").click()
     paused.set()
     expect(captions.plates).to_have_count(0)
-
-
-def test_models_are_shown_with_facts_and_card(captions: CaptionPage, tiny_model: ServedModel) -> None:
-    page = captions.page
-    page.get_by_role("button", name="Models").click()
-    dialog = page.get_by_role("dialog", name="Models")
-    expect(dialog).to_be_visible()
-    expect(dialog.get_by_role("heading", level=3)).to_have_text(f"tiny {tiny_model.version} answers now")
-    expect(dialog).to_contain_text("stage “supervised”")
-    expect(dialog).to_contain_text("English")
-    dialog.get_by_text("Model card").click()
-    expect(dialog.locator(".card-text")).to_contain_text("Random weights, for tests.")
-    page.keyboard.press("Escape")
-    expect(dialog).to_be_hidden()
-    expect(page.get_by_role("button", name="Models")).to_be_focused()
-
-
-@pytest.mark.parametrize("width", [400, 1400])
-def test_models_fit_the_screen(captions: CaptionPage, width: int) -> None:
-    captions.page.set_viewport_size({"width": width, "height": 800})
-    captions.page.get_by_role("button", name="Models").click()
-    captions.page.get_by_text("Model card").click()
-    expect(captions.page.locator(".card-text")).to_contain_text("tiny")
-    overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert captions.page.evaluate(overflow) == 0
-    assert captions.page.evaluate("document.getElementById('models').scrollWidth") <= width
-
-
-def test_axe_finds_nothing_serious_in_the_models(captions: CaptionPage, axe: str) -> None:
-    captions.page.get_by_role("button", name="Models").click()
-    captions.page.get_by_text("Model card").click()
-    expect(captions.page.locator(".card-text")).to_contain_text("tiny")
-    assert captions.violations(axe) == []
 
 
 def _begin_with_words(captions: CaptionPage) -> None:

@@ -24,24 +24,8 @@ export function toJsonLines(photos) {
 }
 
 /**
- * Offers `text` as a download.
- *
- * @param {string} fileName
- * @param {string} text
- * @param {string} mediaType
- */
-export function download(fileName, text, mediaType) {
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([text], { type: mediaType }));
-  link.download = fileName;
-  link.click();
-  // The browser reads the address after the click has returned.
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-}
-
-/**
  * @param {Photo[]} photos
- * @param {(photo: Photo & {answer: import('./api.js').Answer}, item: number) => string} line
+ * @param {(photo: Photo & {answer: import('./captions.js').Answer}, item: number) => string} line
  */
 function lines(photos, line) {
   return photos

@@ -1,11 +1,12 @@
 /** The list of photos: each a plate with its captions, bars and errors. */
 
-import { announce } from './announce.js';
-import { copyText } from './clipboard.js';
+import { announce } from '../announce.js';
+import { copyText } from '../clipboard.js';
+import { asSentence, create, fromTemplate, part, showText } from '../dom.js';
 
 /**
  * @typedef {import('./photo.js').Photo} Photo
- * @typedef {import('./api.js').Caption} Caption
+ * @typedef {import('./captions.js').Caption} Caption
  *
  * @typedef {object} PlateActions
  * @property {(photo: Photo) => void} remove
@@ -46,16 +47,12 @@ export function createPlate(photo, actions) {
  */
 export function showPhoto(plate, photo) {
   plate.dataset.state = photo.state;
-  const state = part(plate, '.state');
-  state.textContent = stateText(photo);
-  state.hidden = state.textContent === '';
+  showText(part(plate, '.state'), stateText(photo));
   showDrafts(plate, photo);
   showProblem(plate, photo);
   showCaptions(plate, photo);
   showList(part(plate, '.warnings'), photo.answer?.warnings ?? []);
-  const smallPrint = part(plate, '.small-print');
-  smallPrint.textContent = smallPrintText(photo);
-  smallPrint.hidden = smallPrint.textContent === '';
+  showText(part(plate, '.small-print'), smallPrintText(photo));
 }
 
 /**
@@ -68,9 +65,7 @@ function showDrafts(plate, { drafts }) {
   const texts = drafts.filter(Boolean);
   const list = part(plate, '.drafts');
   list.hidden = texts.length === 0;
-  list.replaceChildren(
-    ...texts.map((textContent) => Object.assign(document.createElement('p'), { textContent })),
-  );
+  list.replaceChildren(...texts.map((textContent) => create('p', { textContent })));
 }
 
 /** @param {Photo} photo */
@@ -96,12 +91,6 @@ function showProblem(plate, { problem }) {
   part(plate, '.problem-title').textContent = problem?.title ?? '';
   part(plate, '.problem-detail').textContent = asSentence(problem?.detail ?? '');
   part(plate, '.retry').hidden = FAULTS_OF_THE_PHOTO.includes(problem?.status ?? 0);
-}
-
-/** @param {string} text */
-function asSentence(text) {
-  const start = text.charAt(0).toUpperCase() + text.slice(1);
-  return start === '' || /[.!?]$/.test(start) ? start : `${start}.`;
 }
 
 /**
@@ -192,30 +181,11 @@ function smallPrintText({ answer }) {
  */
 function showList(list, texts) {
   list.hidden = texts.length === 0;
-  list.replaceChildren(
-    ...texts.map((text) => Object.assign(document.createElement('li'), { textContent: asSentence(text) })),
-  );
+  list.replaceChildren(...texts.map((text) => create('li', { textContent: asSentence(text) })));
 }
 
 /** @param {HTMLElement} plate */
 function showNoPreview(plate) {
   part(plate, 'img').hidden = true;
   part(plate, '.no-preview').hidden = false;
-}
-
-/** @param {string} id */
-function fromTemplate(id) {
-  const template = /** @type {HTMLTemplateElement} */ (document.getElementById(id));
-  return /** @type {HTMLElement} */ (template.content.firstElementChild?.cloneNode(true));
-}
-
-/**
- * @template {typeof HTMLElement} Kind
- * @param {HTMLElement} parent
- * @param {string} selector
- * @param {Kind} [kind]
- * @returns {InstanceType<Kind>}
- */
-function part(parent, selector, kind) {
-  return /** @type {InstanceType<Kind>} */ (parent.querySelector(selector));
 }

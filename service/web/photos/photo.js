@@ -1,6 +1,7 @@
 /** A photo on the page, from the moment it is added. */
 
-import { RequestFailed, requestCaptions } from './api.js';
+import { RequestFailed } from '../http.js';
+import { requestCaptions } from './captions.js';
 
 const MAX_ATTEMPTS = 20;
 const UNREADABLE_ANSWER = {
@@ -9,8 +10,8 @@ const UNREADABLE_ANSWER = {
 };
 
 /**
- * @typedef {import('./api.js').Answer} Answer
- * @typedef {import('./api.js').Problem} Problem
+ * @typedef {import('./captions.js').Answer} Answer
+ * @typedef {import('../http.js').Problem} Problem
  * @typedef {Record<string, string | number>} RequestOptions
  *
  * @typedef {object} Photo

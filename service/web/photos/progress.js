@@ -1,6 +1,7 @@
 /** How far the photos on the page have got, to see and to hear. */
 
-import { announce } from './announce.js';
+import { announce } from '../announce.js';
+import { byId } from '../dom.js';
 
 /** @typedef {import('./photo.js').Photo} Photo */
 
@@ -62,9 +63,4 @@ function count(photos) {
   const captioned = photos.filter(({ state }) => state === 'captioned').length;
   const failed = photos.filter(({ state }) => state === 'failed').length;
   return { captioned, failed, settled: captioned + failed };
-}
-
-/** @param {string} id */
-function byId(id) {
-  return /** @type {HTMLElement} */ (document.getElementById(id));
 }
