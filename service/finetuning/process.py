@@ -17,6 +17,7 @@ import torch
 from models.checkpoint import CheckpointError
 from models.clip import ClipError
 from models.config import ConfigError
+from service.errors import DatasetNotFoundError, InvalidDatasetError, ModelNotFoundError
 from service.finetuning.data import (
     HELD_OUT,
     LABELLED_HELD_OUT,
@@ -41,6 +42,9 @@ STOPPED = 75
 
 LASTING_ERRORS = (
     NotEnoughPhotosError,
+    DatasetNotFoundError,
+    InvalidDatasetError,
+    ModelNotFoundError,
     DataError,
     TrainingConfigError,
     TrainingDivergedError,

@@ -8,11 +8,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.jobs.dataset_captions import read_captions
-from service.jobs.documents import ItemResult, ModelMade, TrainingRecord
+from service.jobs.documents import ModelMade, TrainingRecord
 from service.jobs.queue import FINETUNE_QUEUE
 from service.model_registry import ModelRegistry
 from tests.service.jobs.over_http import finish, job_parts, lines, upload
 from tests.service.jobs.test_jobs_api import events
+from tests.service.jobs.trained import train
 
 
 @pytest.fixture(scope="module")
@@ -34,24 +35,6 @@ def submit(client: TestClient, **asked: Any) -> dict[str, Any]:
     return job
 
 
-def train(client: TestClient, job: str, record: TrainingRecord) -> None:
-    """What a worker leaves of a run."""
-    jobs = job_parts(client).jobs
-    attempt = jobs.archive.attempt(job)
-    jobs.board.client.delete(FINETUNE_QUEUE)
-    jobs.archive.keep_training(job, record)
-    results = [ItemResult(item=number, file_name=f"{number}.jpg", outcome="used") for number in range(60)]
-    jobs.archive.add_chunk(job, attempt.first_chunk, results)
-    for point in record.curve:
-        jobs.tell_point(job, point)
-    left = jobs.board.report(
-        job, attempt.number, attempt.first_chunk, jobs.status(job).counts, is_complete=True
-    )
-    assert left == 0
-    jobs.advance(job)
-    finish(client)
-
-
 def test_job_ends_with_its_model_and_gate(client: TestClient, base: str, dataset: str) -> None:
     job = submit(client, dataset=dataset, base=base, settings={"steps": 20}, auto_activate=True)
     assert (job["kind"], job["state"], job["base"], job["auto_activate"]) == (
@@ -65,7 +48,8 @@ def test_job_ends_with_its_model_and_gate(client: TestClient, base: str, dataset
     gate = {"passed": True, "checks": [], "reason": "passed"}
     curve = ({"step": 1, "loss": 0.5}, {"step": 20, "loss": 0.4, "clip_similarity": 0.6})
     made = ModelMade(id="tiny:abc", gate=gate, is_activated=True)
-    train(client, job["id"], TrainingRecord(attempt=1, step=20, steps=20, curve=curve, model=made))
+    train(job_parts(client), job["id"], TrainingRecord(attempt=1, step=20, steps=20, curve=curve, model=made))
+    finish(client)
 
     answer = client.get(f"/v1/jobs/{job['id']}").json()
     assert (answer["state"], answer["counts"]["done"]) == ("succeeded", 60)
@@ -85,7 +69,8 @@ def test_failed_job_says_why_and_is_run_again_from_its_beginning(
     client: TestClient, base: str, dataset: str
 ) -> None:
     job = submit(client, dataset=dataset, base=base)["id"]
-    train(client, job, TrainingRecord(attempt=1, steps=100, error="the loss is nan at step 3"))
+    train(job_parts(client), job, TrainingRecord(attempt=1, steps=100, error="the loss is nan at step 3"))
+    finish(client)
     answer = client.get(f"/v1/jobs/{job}").json()
     assert (answer["state"], answer["error"]) == ("failed", "the loss is nan at step 3")
     again = client.post(f"/v1/jobs/{job}/retry").json()
