@@ -1,5 +1,6 @@
 """Every Prometheus instrument of the service."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -14,6 +15,12 @@ if TYPE_CHECKING:  # whoever counts or keeps results needs no torch
     from service.engine.speed import Speed
 
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SIMILARITIES = {
+    "sampled": "sampled_similarity",
+    "own": "clip_similarity",
+    "second": "second_similarity",
+}
 
 REFUSALS = ("not-authenticated", "missing-scope", "rate-limited")
 
@@ -35,6 +42,7 @@ class Metrics:
         self._define_http()
         self._define_engine()
         self._define_jobs()
+        self._define_finetunes()
 
     def _define_http(self) -> None:
         labels = ("method", "route", "status")
@@ -147,6 +155,39 @@ class Metrics:
             "Age of the oldest chunk that was sent and is not done, running ones included.",
             registry=registry,
         )
+
+    def _define_finetunes(self) -> None:
+        registry = self.registry
+        self.finetune_step = Gauge(
+            "semicap_finetune_step",
+            "Step of the fine-tuning that this worker does; 0 when it does none.",
+            registry=registry,
+        )
+        self.finetune_loss = Gauge(
+            "semicap_finetune_loss", "Its loss at the last step that was logged.", registry=registry
+        )
+        self.finetune_similarity = Gauge(
+            "semicap_finetune_similarity",
+            "Mean CLIP similarity: of sampled captions (sampled), of held-out photos' captions by the CLIP "
+            "that is trained against (own) and by one that is not (second).",
+            ("of",),
+            registry=registry,
+        )
+
+    def finetune_point(self, point: Mapping[str, float]) -> None:
+        """States where a fine-tuning is, by a point of its curve."""
+        self.finetune_step.set(point["step"])
+        if "loss" in point:
+            self.finetune_loss.set(point["loss"])
+        for of, name in _SIMILARITIES.items():
+            if name in point:
+                self.finetune_similarity.labels(of).set(point[name])
+
+    def finetune_ended(self) -> None:
+        """States that none is done."""
+        self.finetune_step.set(0)
+        self.finetune_loss.set(0)
+        self.finetune_similarity.clear()
 
     def item_done(self, outcome: str) -> None:
         """Counts a photo of a job."""

@@ -22,6 +22,7 @@ from service.api.responses import problem_response
 from service.api.routes import (
     captions,
     datasets,
+    finetunes,
     health,
     huggingface,
     jobs,
@@ -110,7 +111,19 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
         },
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (captions, scores, datasets, jobs, models, openai, ollama, photoprism, huggingface, health):
+    for module in (
+        captions,
+        scores,
+        datasets,
+        jobs,
+        finetunes,
+        models,
+        openai,
+        ollama,
+        photoprism,
+        huggingface,
+        health,
+    ):
         app.include_router(module.router)
     add_page(app)
     openapi = openapi_of(app)

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -46,26 +46,34 @@ def run_service(settings: Settings) -> int:
             stack.enter_context(only_user_of(settings.data_dir))
             broker, url = stack.enter_context(embedded_broker(settings.data_dir / "broker"))
         environment = _environment(settings, url)
+        stop_s = settings.drain_s + _STOP_GRACE_S
         api = Program(
             "api",
             (*_COMMAND, "api", "--socket-fd", str(listener.fileno()), "--ready-fd", str(writable)),
-            stop_s=settings.drain_s + _STOP_GRACE_S,
+            stop_s=stop_s,
             environment=environment,
             pass_fds=(listener.fileno(), writable),
-        )
-        worker = Program(
-            "worker",
-            (*_COMMAND, "worker", "--nice"),
-            stop_s=settings.drain_s + _STOP_GRACE_S,
-            environment=environment,
         )
         return Supervisor(
             broker=broker,
             api=api,
-            workers=[worker] * settings.workers,
+            workers=_workers(settings, environment, stop_s=stop_s),
             is_ready=_Readiness(readable),
             on_stop=listener.close,
         ).run()
+
+
+def _workers(settings: Settings, environment: Mapping[str, str], *, stop_s: float) -> list[Program]:
+    """Those that caption and those that fine-tune; without any of the latter the former do both."""
+
+    def program(name: str, *only: str) -> Program:
+        return Program(name, (*_COMMAND, "worker", "--nice", *only), stop_s=stop_s, environment=environment)
+
+    if not settings.finetune_workers:
+        return [program("worker")] * settings.workers
+    captioner = program("worker", "--only", "captions")
+    tuner = program("finetune-worker", "--only", "finetunes")
+    return [captioner] * settings.workers + [tuner] * settings.finetune_workers
 
 
 class _Readiness:

@@ -68,7 +68,7 @@ async def create_dataset(request: Request, response: Response, jobs: UseJobs) ->
     """
     if request.headers.get("content-type", "").startswith("application/json"):
         asked = _place_of(await request.body())
-        dataset = await run_in_threadpool(jobs.submission.dataset_at, folder=asked.folder, uri=asked.uri)
+        dataset = await run_in_threadpool(jobs.sources.at, folder=asked.folder, uri=asked.uri)
     else:
         dataset = await jobs.uploads.receive(request)
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
@@ -111,6 +111,6 @@ def get_dataset(dataset: str, jobs: UseJobs) -> DatasetInfo:
 )
 async def get_thumbnail(dataset: str, item: Annotated[int, Path(ge=0, lt=2**31)], jobs: UseJobs) -> Response:
     """Upright and on white, as the model sees it; `item` is its number as results and errors give it."""
-    found = await run_in_threadpool(jobs.submission.dataset, dataset)
+    found = await run_in_threadpool(jobs.sources.known, dataset)
     picture = await jobs.thumbnails.make(found, item)
     return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
