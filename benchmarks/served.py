@@ -10,8 +10,11 @@ run all the time and are asked in turn; one that waits takes no processor time. 
 import argparse
 import asyncio
 import base64
+import contextlib
 import importlib.util
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -157,11 +160,10 @@ def _await_port(port: int, process: "subprocess.Popen[bytes]") -> None:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    """Its web process and its worker too: they have a session of their own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _compare(services: Mapping[str, tuple[int, RequestOf]], arguments: argparse.Namespace) -> Table:
