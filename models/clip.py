@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -197,22 +198,17 @@ class ClipEncoder(nn.Module):
             raise ClipError(
                 f"open_clip could not load {config.model!r} ({config.pretrained}): {error}"
             ) from error
-        revision = config.pretrained or ("random" if "hf-hub:" not in config.model else "hub")
         return cls(
             model,
             tokenizer,
             Preprocess.from_open_clip(open_clip.get_model_preprocess_cfg(model)),
             name=config.model,
-            revision=revision,
+            revision=_hub_revision(config),
         )
 
     @classmethod
     def _load_local(cls, folder: Path) -> Self:
-        for file in (LOCAL_CONFIG, LOCAL_WEIGHTS):
-            if not (folder / file).is_file():
-                raise ClipError(
-                    f"{folder} has no {file}; a local CLIP folder needs {LOCAL_CONFIG} and {LOCAL_WEIGHTS}"
-                )
+        _check_local(folder)
         try:
             model = open_clip.create_model(f"{LOCAL_PREFIX}{folder}")
         except Exception as error:
@@ -265,6 +261,37 @@ class ClipEncoder(nn.Module):
         return encoder
 
 
+@dataclass(frozen=True)
+class ClipFacts:
+    """What can be said of a CLIP without loading it."""
+
+    name: str
+    revision: str
+    embed_dim: int
+
+
+def clip_facts(config: ClipConfig, *, beside: Path | None = None) -> ClipFacts:
+    """Name, revision and embedding length of the encoder that ClipEncoder.load would give.
+
+    Raises:
+        ClipError: a folder that lacks its files, a name that open_clip does not know.
+    """
+    if not config.model.startswith(LOCAL_PREFIX):
+        try:
+            embed_dim = int(open_clip.get_model_config(config.model)["embed_dim"])
+        except Exception as error:
+            raise ClipError(f"open_clip does not know {config.model!r}: {error}") from error
+        return ClipFacts(config.model, _hub_revision(config), embed_dim)
+    folder = (beside or Path()) / config.model.removeprefix(LOCAL_PREFIX)
+    _check_local(folder)
+    settings = json.loads((folder / LOCAL_CONFIG).read_text())
+    return ClipFacts(
+        settings.get("name", folder.name),
+        _file_revision(folder / LOCAL_WEIGHTS),
+        int(settings["model_cfg"]["embed_dim"]),
+    )
+
+
 def write_local_config(
     folder: Path, *, name: str, model: dict[str, Any], preprocess: dict[str, Any], merges: bytes | None
 ) -> None:
@@ -284,6 +311,18 @@ def write_local_config(
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
+
+
+def _check_local(folder: Path) -> None:
+    for file in (LOCAL_CONFIG, LOCAL_WEIGHTS):
+        if not (folder / file).is_file():
+            raise ClipError(
+                f"{folder} has no {file}; a local CLIP folder needs {LOCAL_CONFIG} and {LOCAL_WEIGHTS}"
+            )
+
+
+def _hub_revision(config: ClipConfig) -> str:
+    return config.pretrained or ("random" if "hf-hub:" not in config.model else "hub")
 
 
 def _file_revision(path: Path) -> str:

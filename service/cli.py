@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -94,12 +94,18 @@ def api(
 @app.command()
 def worker(
     nice: Annotated[bool, typer.Option("--nice", help="Leave the processors to others first.")] = False,
+    only: Annotated[
+        Literal["captions", "finetunes"] | None, typer.Option(help="Take jobs of one kind; both by default.")
+    ] = None,
 ) -> int:
-    """Run a worker that does jobs, beside any number of others, until a signal comes."""
+    """Run a worker that does jobs, beside any number of others, until a signal comes.
+
+    One that takes both kinds captions nothing while it fine-tunes.
+    """
     settings = read_settings()
     from service.jobs.worker import run_worker
 
-    return run_worker(settings, nice=nice)
+    return run_worker(settings, nice=nice, only=only)
 
 
 @app.command(**_HAS_OWN_HELP)

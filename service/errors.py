@@ -105,6 +105,34 @@ class ModelNotFoundError(ServiceError):
     status, type, title = 404, "model-not-found", "There is no such model"
 
 
+class ModelGateError(ServiceError):
+    status, type, title = 409, "model-gate-refused", "The model version did not pass its gate"
+
+
+class ModelInUseError(ServiceError):
+    status, type, title = 409, "model-in-use", "The model version is in use"
+
+
+class ModelPinnedError(ServiceError):
+    status, type, title = 409, "model-pinned", "The service is set to one model"
+
+
+class ModelConflictError(ServiceError):
+    status, type, title = 409, "model-conflict", "The models have changed meanwhile"
+
+
+class NoEarlierModelError(ServiceError):
+    status, type, title = 409, "no-earlier-model", "There is nothing to roll back to"
+
+
+class ModelLoadError(ServiceError):
+    status, type, title = 409, "model-not-loadable", "The model version cannot be loaded here"
+
+
+class InvalidModelNameError(ServiceError):
+    status, type, title = 422, "invalid-model-name", "Not a name for a model or an alias"
+
+
 class RequestTimeoutError(ServiceError):
     status, type, title = 408, "request-timeout", "The request body came too slowly"
 

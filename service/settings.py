@@ -85,6 +85,12 @@ class Settings(BaseSettings):
         description="Images waiting for the engine or in it, a request counts as one until its body is read; "
         "beyond it requests get 429.",
     )
+    repeated_images: int = Field(
+        1024,
+        ge=0,
+        description="Images whose answers are kept: one that comes again, byte for byte and with the same "
+        "options, is not computed again; 0 computes each. Samples without a seed always are.",
+    )
     retry_after_s: float = Field(1.0, ge=0, description="Seconds that a 429 asks a client to wait.")
     body_timeout_s: float = Field(60.0, gt=0, description="Seconds in which a request body has to arrive.")
     deadline_s: float = Field(
@@ -104,6 +110,42 @@ class Settings(BaseSettings):
         "that semicap serve keeps in data_dir.",
     )
     workers: int = Field(1, ge=0, le=64, description="Worker processes that semicap serve starts.")
+    finetune_workers: int = Field(
+        1,
+        ge=0,
+        le=16,
+        description="Worker processes that semicap serve starts for fine-tuning jobs; 0 leaves those to the "
+        "others, which caption nothing meanwhile.",
+    )
+    finetune_threads: int = Field(
+        0, ge=0, le=1024, description="Threads that a fine-tuning computes with; 0 means one for each core."
+    )
+    finetune_save_minutes: float = Field(
+        2.0, gt=0, description="Minutes of training between two saved states; a killed one costs that much."
+    )
+    second_scorer: Path | None = Field(
+        None,
+        description="Folder of a CLIP that fine-tuning is judged by and never trained against; unset means "
+        "the one that comes along, where there is one.",
+    )
+    gate_score_percent: float = Field(
+        1.0, ge=0, description="Gate: loss of the second scorer's CLIPScore, in percent of the base's."
+    )
+    gate_recall_points: float = Field(
+        3.0, ge=0, description="Gate: loss of R@1, R@5 or R@10 by the second scorer, in points."
+    )
+    gate_distinct_points: float = Field(
+        5.0, ge=0, description="Gate: loss of the share of distinct captions, in points."
+    )
+    gate_repetition_points: float = Field(
+        2.0, ge=0, description="Gate: rise of the share of repeated word pairs, in points."
+    )
+    gate_length_percent: float = Field(
+        20.0, ge=0, description="Gate: change of the mean length, in percent of the base's."
+    )
+    gate_cider_percent: float = Field(
+        5.0, ge=0, description="Gate: loss of CIDEr-D on held-out labelled photos, in percent of the base's."
+    )
     worker_metrics_port: int | None = Field(
         None,
         ge=1,
@@ -179,6 +221,16 @@ class Settings(BaseSettings):
     def models_dir(self) -> Path:
         """Where imported models are kept."""
         return self.data_dir / "models"
+
+    @property
+    def finetunes_dir(self) -> Path:
+        """Where fine-tuning runs keep photos and states while they last."""
+        return self.data_dir / "finetunes"
+
+    @property
+    def model_cache(self) -> Path:
+        """Where model versions lie that are fetched from a bucket."""
+        return self.data_dir / "model-cache"
 
     @property
     def keys_file(self) -> Path:

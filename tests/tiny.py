@@ -85,13 +85,13 @@ def tiny_decoder_config(vocab_size: int, *, vocabulary: str = "clip") -> Decoder
     return DecoderConfig.from_dict({"vocabulary": vocabulary, "vocab_size": vocab_size, **shape})
 
 
-def tiny_checkpoint(folder: Path, *, seed: int = 0) -> Path:
+def tiny_checkpoint(folder: Path, *, seed: int = 0, parent: str | None = None) -> Path:
     """A whole checkpoint folder as training writes it."""
     captioner = tiny_captioner(folder / "parts", seed=seed)
     save_captioner(
         captioner,
         folder / "checkpoint",
-        provenance=Provenance(name="tiny", stage="supervised", step=1),
+        provenance=Provenance(name="tiny", stage="supervised", step=1, parent=parent),
         card="# tiny\n\nRandom weights, for tests.\n",
         clip_folder=folder / "parts" / "clip",
     )

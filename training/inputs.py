@@ -20,6 +20,7 @@ from training.config import (
 )
 from training.config_parts import DataConfig
 from training.data import DataError, Problems, read_texts
+from training.evaluate import read_photos_to_judge
 from training.sources import Source, read_captioned_sources, read_image_sources
 
 
@@ -134,6 +135,10 @@ def _check_data(data: DataConfig, places: Places, inputs: Inputs) -> None:
         captions = sum(len(group) for group in captioned.captions)
         return len(captioned), f"{len(captioned)} photos, {captions} captions"
 
+    def judged(path: Source) -> tuple[int, str]:
+        count = len(read_photos_to_judge(path, inputs.problems))
+        return count, f"{count} photos"
+
     def unlabelled(path: Source) -> tuple[int, str]:
         count = len(read_image_sources([path], inputs.problems))
         return count, f"{count} photos"
@@ -146,7 +151,7 @@ def _check_data(data: DataConfig, places: Places, inputs: Inputs) -> None:
     for setting, sources, read, limit in (
         ("data.labelled", data.labelled, labelled, data.max_labelled),
         ("data.unlabelled", data.unlabelled, unlabelled, data.max_unlabelled),
-        ("data.validation", validation, labelled, data.max_validation),
+        ("data.validation", validation, judged, data.max_validation),
         ("data.text", data.text, text, 0),
     ):
         there = [name for name in sources if not name.startswith(RUNS) or _run_of(name, places).exists()]

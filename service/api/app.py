@@ -22,6 +22,7 @@ from service.api.responses import problem_response
 from service.api.routes import (
     captions,
     datasets,
+    finetunes,
     health,
     huggingface,
     jobs,
@@ -44,6 +45,7 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.rate_limits import RateLimits
 from service.registry import ServedModel
+from service.repeats import Repeats
 from service.settings import Settings
 
 DESCRIPTION = """
@@ -109,7 +111,19 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
         },
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (captions, scores, datasets, jobs, models, openai, ollama, photoprism, huggingface, health):
+    for module in (
+        captions,
+        scores,
+        datasets,
+        jobs,
+        finetunes,
+        models,
+        openai,
+        ollama,
+        photoprism,
+        huggingface,
+        health,
+    ):
         app.include_router(module.router)
     add_page(app)
     openapi = openapi_of(app)
@@ -157,6 +171,9 @@ def _build_captioning(
         limits=ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
         pool=pool,
         on_rejected=metrics.image_rejected,
+        repeats=Repeats(
+            settings.repeated_images, is_kept=lambda one: one.error is None, on_answer=metrics.image_answered
+        ),
     )
 
 

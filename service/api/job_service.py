@@ -6,8 +6,10 @@ from typing import Self
 
 from starlette.responses import StreamingResponse
 
+from service.api.finetune_service import FinetuneSubmission
 from service.api.job_events import EventStreams
 from service.api.job_schemas import CaptionJobRequest
+from service.api.job_sources import JobSources
 from service.api.uploading import Uploads
 from service.errors import (
     InvalidRequestError,
@@ -18,10 +20,8 @@ from service.errors import (
 )
 from service.images import ImageLimits
 from service.jobs.archive import JobArchive, output_key
-from service.jobs.buckets import allowed_uri, dataset_of_bucket
-from service.jobs.documents import CaptionJob, Dataset, Webhook, chunk_items_for, now
+from service.jobs.documents import CaptionJob, Dataset, Job, Webhook, chunk_items_for, now
 from service.jobs.events import JobEvents
-from service.jobs.folders import allowed_folder, dataset_of_folder
 from service.jobs.idempotency import claim_job_id
 from service.jobs.likeness import MAX_COMPARED
 from service.jobs.outputs import CAPTIONS, DUPLICATES, FILES, JSON_LINES, captioned, json_lines
@@ -30,6 +30,7 @@ from service.jobs.status import JobStatus
 from service.jobs.thumbnails import Thumbnails
 from service.jobs.webhook import check_webhook
 from service.metrics import Metrics
+from service.model_registry import ModelRegistry
 from service.option_reading import options_from_json
 from service.registry import ServedModel
 from service.settings import Settings
@@ -38,8 +39,9 @@ from service.settings import Settings
 class Submission:
     """Makes jobs of requests."""
 
-    def __init__(self, parts: JobParts, settings: Settings) -> None:
+    def __init__(self, parts: JobParts, sources: JobSources, settings: Settings) -> None:
         self._parts = parts
+        self._sources = sources
         self._settings = settings
 
     def submit(
@@ -57,7 +59,7 @@ class Submission:
         job_id, is_there = claim_job_id(jobs.archive, idempotency_key, asked.model_dump(mode="json"))
         if is_there:
             return jobs.status(job_id)
-        dataset = self._dataset(asked)
+        dataset = self._sources.named(asked)
         if asked.write_to_folder and dataset.folder is None:
             raise InvalidRequestError("write_to_folder needs photos in a folder of the server, not an upload")
         if asked.duplicates != "ignore" and dataset.num_items > MAX_COMPARED:
@@ -66,28 +68,6 @@ class Submission:
                 f"the dataset has {dataset.num_items}"
             )
         return jobs.submit(self._job(job_id, asked, dataset))
-
-    def _dataset(self, asked: CaptionJobRequest) -> Dataset:
-        if asked.dataset is None:
-            return self.dataset_at(folder=asked.folder, uri=asked.uri)
-        dataset = self._parts.datasets.get(asked.dataset)
-        if dataset.folder is not None:
-            allowed_folder(dataset.folder, self._settings.dataset_roots)
-        if dataset.uri is not None:
-            allowed_uri(dataset.uri, self._settings.dataset_buckets)
-        return dataset
-
-    def dataset_at(self, *, folder: str | None, uri: str | None) -> Dataset:
-        """A dataset of photos that stay where they are.
-
-        Raises:
-            ServiceError: the operator has not opened the place, or it has no photos.
-        """
-        store, settings = self._parts.store, self._settings
-        most = settings.max_dataset_items
-        if uri is not None:
-            return dataset_of_bucket(uri, store=store, roots=settings.dataset_buckets, max_items=most)
-        return dataset_of_folder(folder or "", store=store, roots=settings.dataset_roots, max_items=most)
 
     def _job(self, job_id: str, asked: CaptionJobRequest, dataset: Dataset) -> CaptionJob:
         return CaptionJob(
@@ -114,14 +94,18 @@ class JobService:
         self,
         parts: JobParts,
         *,
+        sources: JobSources,
         submission: Submission,
+        finetunes: FinetuneSubmission,
         uploads: Uploads,
         events: JobEvents,
         thumbnails: Thumbnails,
         max_streams: int,
     ) -> None:
         self.parts = parts
+        self.sources = sources
         self.submission = submission
+        self.finetunes = finetunes
         self.uploads = uploads
         self.events = events
         self.thumbnails = thumbnails
@@ -131,9 +115,13 @@ class JobService:
     def build(cls, settings: Settings, *, is_stopping: Callable[[], bool]) -> Self:
         """Raises CommandError, as JobParts.build."""
         parts = JobParts.build(settings)
+        sources = JobSources(parts, settings)
+        models = ModelRegistry(parts.store, settings.model_cache)
         return cls(
             parts,
-            submission=Submission(parts, settings),
+            sources=sources,
+            submission=Submission(parts, sources, settings),
+            finetunes=FinetuneSubmission(parts, sources, models, settings),
             uploads=Uploads(parts.store, settings),
             events=JobEvents(settings.redis_url or "", parts.jobs, is_stopping=is_stopping),
             thumbnails=Thumbnails(
@@ -170,9 +158,7 @@ class JobService:
             NotFoundError: it was not asked for.
         """
         status = self.parts.jobs.status(job_id)
-        files = {kind: FILES[kind] for kind in status.job.outputs} | (
-            {} if status.job.duplicates == "ignore" else {"duplicates": (DUPLICATES, JSON_LINES)}
-        )
+        files = _outputs_of(status.job)
         if output not in files:
             known = ", ".join(("jsonl", *files))
             raise NotFoundError(f"the job has no output {output!r}; it has {known}")
@@ -191,3 +177,11 @@ class JobService:
             jobs = self.parts.jobs
             active = jobs.archive.active()
             metrics.set_job_queue(jobs=len(active), depth=jobs.queue.depth(), oldest_s=jobs.oldest_s(active))
+
+
+def _outputs_of(job: Job) -> dict[str, tuple[str, str]]:
+    """File name and media type of the outputs that a job has, by what they are called."""
+    if not isinstance(job, CaptionJob):
+        return {}
+    files: dict[str, tuple[str, str]] = {kind: FILES[kind] for kind in job.outputs}
+    return files if job.duplicates == "ignore" else files | {"duplicates": (DUPLICATES, JSON_LINES)}

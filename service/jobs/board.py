@@ -12,7 +12,7 @@ from typing import Any, cast
 import redis
 
 from service.errors import BrokerUnavailableError
-from service.jobs.documents import Attempt, CaptionJob, Counts, JobState, Stop
+from service.jobs.documents import Attempt, Counts, Job, JobState, Stop
 from service.jobs.lease import Lease
 
 CONNECT_S = 3.0
@@ -92,7 +92,7 @@ class Board:
 
     def place(
         self,
-        job: CaptionJob,
+        job: Job,
         attempt: Attempt,
         *,
         todo: Iterable[int],

@@ -91,7 +91,7 @@ class ChunkRunner:
 
     def run(self, job_id: str, chunk: int) -> None:
         """Captions what the chunk still lacks; returns at once when another worker has it or it is over."""
-        job, attempt = self.archive.job(job_id), self.archive.attempt(job_id)
+        job, attempt = self.archive.captioning(job_id), self.archive.attempt(job_id)
         is_over = self.archive.outcome(job_id, attempt.number) is not None
         if is_over or chunk not in attempt.chunks:
             return

@@ -14,6 +14,7 @@ from service.errors import (
     StoreUnavailableError,
 )
 from service.jobs.bucket import Bucket
+from service.jobs.dataset_captions import captions_key
 from service.jobs.documents import Dataset, Item, Rejected, new_id, now
 from service.jobs.store import ArtifactStore
 
@@ -51,6 +52,10 @@ class DatasetWriter:
         if not self._store.create(key, data) and _is_old(self._store.modified(key)):
             self._store.put(key, data)  # young again: retention leaves it until this dataset is there
         self.add(Item(name=name, num_bytes=len(data), sha256=digest))
+
+    def add_captions(self, data: bytes) -> None:
+        """Keeps the metadata.jsonl that came with the photos."""
+        self._store.put(captions_key(self.id), data)
 
     def add(self, item: Item) -> None:
         """Lists an item.

@@ -1,15 +1,16 @@
 """What the store keeps as JSON: datasets, jobs, attempts and how they ended."""
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 JobState = Literal["queued", "running", "paused", "succeeded", "failed", "canceled"]
 Stop = Literal["canceled", "paused"]
 OutputKind = Literal["txt", "csv", "metadata", "xmp", "webdataset", "caption"]
 Sidecar = Literal["txt", "caption"]
+JobKind = Literal["captions", "finetune"]
 Policy = Literal["skip", "append", "prepend", "overwrite-machine", "overwrite"]
 
 MOST_CHUNK_ITEMS = 1024
@@ -99,6 +100,37 @@ class CaptionJob(Document):
     duplicate_similarity: float = DUPLICATE_SIMILARITY
     webhook: Webhook | None = None
 
+    def chunks_for(self, num_items: int) -> int:
+        """Parts that these many items are done in."""
+        return chunks_of(num_items, self.chunk_items)
+
+
+class FinetuneJob(Document):
+    """A fine-tuning job as it was asked for; its photos are done in one part.
+
+    Args:
+        base: version that it starts from, as name:version.
+        settings: as of service.finetuning.settings, all of them.
+    """
+
+    id: str
+    kind: Literal["finetune"] = "finetune"
+    created: datetime
+    dataset: str
+    num_items: int
+    base: str
+    replay_dataset: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    auto_activate: bool = False
+    webhook: Webhook | None = None
+
+    def chunks_for(self, num_items: int) -> int:
+        return 1
+
+
+Job = CaptionJob | FinetuneJob
+JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
+
 
 class Counts(Document):
     """Items by outcome."""
@@ -177,7 +209,40 @@ class ItemResult(Document):
 
     item: int
     file_name: str
-    outcome: Literal["captioned", "failed", "skipped"]
+    outcome: Literal["captioned", "used", "failed", "skipped"]
+
+
+class ModelMade(Document):
+    """The version that a fine-tuning job has made.
+
+    Args:
+        gate: as the registry keeps it.
+    """
+
+    id: str
+    gate: dict[str, Any]
+    is_activated: bool = False
+
+
+Phase = Literal["preparing", "training", "reporting", "publishing"]
+
+
+class TrainingRecord(Document):
+    """How far a fine-tuning attempt is, and what came of it.
+
+    Args:
+        curve: points of some steps, each with `step` and figures.
+    """
+
+    attempt: int
+    phase: Phase = "preparing"
+    step: int = 0
+    steps: int
+    seconds_left: float | None = None
+    curve: tuple[dict[str, float], ...] = ()
+    model: ModelMade | None = None
+    note: str | None = None
+    error: str | None = None
 
 
 def now() -> datetime:
@@ -187,6 +252,11 @@ def now() -> datetime:
 def new_id(prefix: str) -> str:
     """An identifier that sorts by the time of its making, to the millisecond."""
     return f"{prefix}-{int(now().timestamp() * 1000):012x}{uuid4().hex[:12]}"
+
+
+def made_at(identifier: str) -> float:
+    """When new_id made an identifier, in seconds since 1970."""
+    return int(identifier.rpartition("-")[2][:12], 16) / 1000
 
 
 def chunk_items_for(num_items: int, *, least: int) -> int:

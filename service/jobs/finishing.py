@@ -8,7 +8,17 @@ import structlog
 from service.errors import BrokerUnavailableError, PhotoLostError
 from service.jobs.archive import JobArchive, counts_of, output_key, results_of
 from service.jobs.datasets import Datasets
-from service.jobs.documents import Attempt, CaptionJob, Counts, ItemResult, JobState, Outcome, now
+from service.jobs.documents import (
+    Attempt,
+    CaptionJob,
+    Counts,
+    FinetuneJob,
+    ItemResult,
+    Job,
+    JobState,
+    Outcome,
+    now,
+)
 from service.jobs.jobs import FINISH, Jobs
 from service.jobs.likeness import Groups
 from service.jobs.outputs import (
@@ -49,20 +59,30 @@ class Finisher:
                 return
             self._end(job, attempt, is_canceled=is_canceled)
 
-    def _end(self, job: CaptionJob, attempt: Attempt, *, is_canceled: bool) -> None:
-        results = self._results(job, attempt)
-        counts = counts_of(results())
-        error = self._write_outputs(job, attempt, results)
+    def _end(self, job: Job, attempt: Attempt, *, is_canceled: bool) -> None:
+        if isinstance(job, FinetuneJob):
+            counts = counts_of(results_of(self._archive, job.id))
+            error = self._end_finetune(job, attempt)
+        else:
+            results = self._results(job, attempt)
+            counts = counts_of(results())
+            error = self._write_outputs(job, attempt, results) or _error(counts)
         outcome = Outcome(
             attempt=attempt.number,
-            state=_state(counts, error, is_canceled=is_canceled),
+            state=_state(error, is_canceled=is_canceled),
             counts=counts,
             started=self._started(job),
             finished=now(),
-            error=error or _error(counts),
+            error=error,
         )
         self._jobs.end(job, outcome)
         log.info("job_ended", job_id=job.id, state=outcome.state, **counts.model_dump())
+
+    def _end_finetune(self, job: FinetuneJob, attempt: Attempt) -> str | None:
+        """Why there is no version; drops the states that it took."""
+        self._archive.store.delete(self._archive.store.keys(f"jobs/{job.id}/states"))
+        record = self._archive.training(job.id, attempt.number)
+        return record.error if record else None
 
     def _results(self, job: CaptionJob, attempt: Attempt) -> Results:
         """What gives all results, any number of times; near-duplicates are found and written down."""
@@ -117,17 +137,17 @@ class Finisher:
         except (OSError, PhotoLostError) as error:
             return f"{item.name}: {getattr(error, 'strerror', None) or error}"
 
-    def _started(self, job: CaptionJob) -> Any:
+    def _started(self, job: Job) -> Any:
         try:
             return self._jobs.status(job.id).started
         except BrokerUnavailableError:
             return None
 
 
-def _state(counts: Counts, error: str | None, *, is_canceled: bool) -> JobState:
+def _state(error: str | None, *, is_canceled: bool) -> JobState:
     if is_canceled:
         return "canceled"
-    return "failed" if error or _error(counts) else "succeeded"
+    return "failed" if error else "succeeded"
 
 
 def _error(counts: Counts) -> str | None:

@@ -10,15 +10,14 @@ from service.jobs.archive import JobArchive, counts_of, results_of
 from service.jobs.board import Board
 from service.jobs.documents import (
     Attempt,
-    CaptionJob,
-    Counts,
     ItemResult,
+    Job,
     JobState,
     Outcome,
-    chunks_of,
     now,
 )
 from service.jobs.queue import JobQueue, finish_message
+from service.jobs.retrying import next_attempt
 from service.jobs.status import JobStatus, summary
 
 SPARE_CHUNKS = 2
@@ -47,7 +46,7 @@ class Jobs:
         self._max_active = max_active
         self._told: dict[str, float] = {}
 
-    def submit(self, job: CaptionJob) -> JobStatus:
+    def submit(self, job: Job) -> JobStatus:
         """Takes a job; once this returns it will be done, whatever happens to broker and workers.
 
         Raises:
@@ -56,7 +55,7 @@ class Jobs:
         """
         if len(self.archive.active()) >= self._max_active:
             raise TooManyJobsError(f"{self._max_active} jobs wait or run already", retry_after_s=30)
-        attempt = Attempt(number=1, created=now(), num_chunks=chunks_of(job.num_items, job.chunk_items))
+        attempt = Attempt(number=1, created=now(), num_chunks=job.chunks_for(job.num_items))
         self.archive.add(job, attempt)
         self._begin(job, attempt)
         return self.status(job.id)
@@ -74,6 +73,7 @@ class Jobs:
                 started=outcome.started,
                 finished=outcome.finished,
                 error=outcome.error,
+                training=self.archive.training_of(job, attempt.number),
             )
         return self._running_status(job, attempt)
 
@@ -139,35 +139,18 @@ class Jobs:
         status = self.status(job_id)
         if status.finished is None:
             raise JobStateError(f"the job is {status.state}; it can be retried when it has ended")
-        settled, items = Counts(), set(range(status.job.num_items))
-        for result in results_of(self.archive, job_id):
-            if result.outcome != "failed" or not may_succeed(result):
-                settled += counts_of([result])
-                items.remove(result.item)
-        if not items:
-            raise JobStateError(
-                f"nothing to run again: {status.counts.failed} photos failed and have not changed"
-            )
-        last = self.archive.attempt(job_id)
-        attempt = Attempt(
-            number=last.number + 1,
-            created=now(),
-            first_chunk=last.chunks.stop,
-            num_chunks=chunks_of(len(items), status.job.chunk_items),
-            items=tuple(sorted(items)),
-            settled=settled,
-        )
+        attempt, num_items = next_attempt(self.archive, status, may_succeed=may_succeed)
         if not self.archive.add_attempt(job_id, attempt):
             raise JobStateError("another request retries the job at this moment")
         self._begin(status.job, attempt)
-        return self.status(job_id), len(items)
+        return self.status(job_id), num_items
 
     def results(self, job_id: str) -> Iterator[ItemResult]:
         """Every result so far, one for each item. Raises JobNotFoundError."""
         self.archive.job(job_id)
         return results_of(self.archive, job_id)
 
-    def rebuild(self, job: CaptionJob, attempt: Attempt) -> None:
+    def rebuild(self, job: Job, attempt: Attempt) -> None:
         """Puts an attempt on the board as the store knows it."""
         complete = self.archive.complete_chunks(job.id)
         begun = (complete | self.archive.chunks_with_parts(job.id)) & set(attempt.chunks)
@@ -185,7 +168,7 @@ class Jobs:
         stopped = self.board.stopped(job_id)
         running = len(self.board.leased(job_id, self.board.sent(job_id)))
         for chunk in () if stopped else self.board.take(job_id, room=SPARE_CHUNKS + 2 * running):
-            self.queue.send_chunk(job_id, chunk)
+            self._send(job_id, chunk)
         if self.is_drained(job_id):
             self.queue.send_finish(job_id)
 
@@ -203,7 +186,7 @@ class Jobs:
     def send_again(self, job_id: str, chunk: int) -> None:
         """Sends a chunk that was given back or lost."""
         self.board.sent_again(job_id, chunk)
-        self.queue.send_chunk(job_id, chunk)
+        self._send(job_id, chunk)
 
     def send_lost(self, job_id: str, *, waiting: set[str]) -> int:
         """Sends again what nobody does and what does not wait; how many chunks.
@@ -232,7 +215,7 @@ class Jobs:
         sent = [when for job_id in job_ids for when in self.board.sent(job_id).values()]
         return max(0.0, time.time() - min(sent)) if sent else 0.0
 
-    def end(self, job: CaptionJob, outcome: Outcome) -> None:
+    def end(self, job: Job, outcome: Outcome) -> None:
         """Keeps how the job ended and tells those who listen."""
         self.archive.end(job.id, outcome)
         self._tolerating_broker(lambda: self._tell(self.status(job.id), event=outcome.state))
@@ -245,6 +228,9 @@ class Jobs:
         self._told = {job_id: time.monotonic()}
         self._tell(self.status(job_id), event="progress")
 
+    def _send(self, job_id: str, chunk: int) -> None:
+        self.queue.send_chunk(job_id, chunk, kind=self.archive.job(job_id).kind)
+
     def _status_before_end(self, job_id: str, wanted: str) -> JobStatus:
         status = self.status(job_id)
         if status.finished is not None or status.cancel_requested:
@@ -252,7 +238,7 @@ class Jobs:
             raise JobStateError(f"the job is {state}; there is nothing to {wanted}")
         return status
 
-    def _begin(self, job: CaptionJob, attempt: Attempt) -> None:
+    def _begin(self, job: Job, attempt: Attempt) -> None:
         """The job is safe in the store: a broker that is away only makes it start later."""
 
         def begin() -> None:
@@ -268,10 +254,14 @@ class Jobs:
         except BrokerUnavailableError:
             return
 
+    def tell_point(self, job_id: str, point: dict[str, float]) -> None:
+        """A `curve` event."""
+        self.board.tell(job_id, "curve", json.dumps(point))
+
     def _tell(self, status: JobStatus, *, event: str) -> None:
         self.board.tell(status.job.id, event, json.dumps(summary(status)))
 
-    def _running_status(self, job: CaptionJob, attempt: Attempt) -> JobStatus:
+    def _running_status(self, job: Job, attempt: Attempt) -> JobStatus:
         stop = self.archive.stop(job.id, attempt.number)
         canceling = stop == "canceled"
         try:
@@ -280,10 +270,18 @@ class Jobs:
             progress = None
         if progress is None or progress.attempt != attempt.number:
             state: JobState = "paused" if stop == "paused" else "queued"
-            return JobStatus(job, attempt.number, state, attempt.settled, cancel_requested=canceling)
+            return JobStatus(
+                job,
+                attempt.number,
+                state,
+                attempt.settled,
+                cancel_requested=canceling,
+                training=self.archive.training_of(job, attempt.number),
+            )
         counts = attempt.settled + progress.counts
         left = job.num_items - counts.total
         rate = None if stop == "paused" else progress.images_per_s
+        training = self.archive.training_of(job, attempt.number)
         return JobStatus(
             job,
             attempt.number,
@@ -291,6 +289,7 @@ class Jobs:
             counts,
             cancel_requested=canceling,
             started=datetime.fromtimestamp(progress.started, UTC) if progress.started else None,
-            images_per_s=rate,
-            seconds_left=left / rate if rate else None,
+            images_per_s=None if training else rate,
+            seconds_left=training.seconds_left if training else left / rate if rate else None,
+            training=training,
         )

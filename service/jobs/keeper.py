@@ -7,7 +7,7 @@ import time
 import structlog
 
 from service.errors import BrokerUnavailableError, JobNotFoundError, ServiceError
-from service.jobs.documents import CaptionJob, now
+from service.jobs.documents import Job, now
 from service.jobs.jobs import WEBHOOK, Jobs
 from service.jobs.queue import webhook_message
 from service.jobs.retention import Retention
@@ -73,7 +73,7 @@ class Keeper:
             jobs.queue.send_finish(job_id)
         return "rebuilt" if rebuilt else f"{lost} chunks sent again" if lost else None
 
-    def _look_after_ended(self, job: CaptionJob, attempt: int, waiting: set[str]) -> str | None:
+    def _look_after_ended(self, job: Job, attempt: int, waiting: set[str]) -> str | None:
         jobs = self._jobs
         due = jobs.archive.delivery(job.id, attempt).due if job.webhook else None
         if due is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from service.errors import CommandError, StoreUnavailableError
 
@@ -37,6 +37,12 @@ class ArtifactStore:
             raise CommandError(
                 f"SEMICAP_STORE_URL is neither a folder nor a bucket that can be opened ({scheme}…): {error}"
             ) from error
+
+    @classmethod
+    def reading(cls, location: str) -> "ArtifactStore":
+        """The same for who only reads: a folder that is not there is an empty store, and is not made."""
+        is_missing = "://" not in location and not Path(location).is_dir()
+        return cls(MemoryStore()) if is_missing else cls.open(location)
 
     def get(self, key: str) -> bytes | None:
         """The object, or None."""
@@ -112,6 +118,11 @@ class ArtifactStore:
         with _failures(prefix):
             found = obstore.list_with_delimiter(self._objects, prefix)["common_prefixes"]
             return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+    def path(self, key: str) -> Path | None:
+        """Where the object lies on this machine; None where the store is a bucket."""
+        prefix = self._objects.prefix if isinstance(self._objects, LocalStore) else None
+        return None if prefix is None else Path(prefix) / key
 
     def delete(self, keys: Iterable[str]) -> None:
         """Deletes objects; one that is not there is no error."""

@@ -14,6 +14,7 @@ from typing import IO, cast
 
 from service.errors import InvalidDatasetError, RequestTooLargeError
 from service.image_formats import recognised_format
+from service.jobs.dataset_captions import CAPTIONS_FILE
 from service.jobs.datasets import DatasetWriter
 from service.offline.photo_files import EXTENSIONS
 
@@ -119,6 +120,10 @@ class Ingest:
             self._writer.reject(member.name, problem)
             return
         data = member.read(self._limits.max_image_bytes + 1)
+        if member.name == CAPTIONS_FILE and len(data) <= self._limits.max_image_bytes:
+            self._names.add(member.name)
+            self._writer.add_captions(data)
+            return
         problem = _content_problem(member.name, data, self._limits.max_image_bytes)
         if problem is not None:
             self._writer.reject(member.name, problem)

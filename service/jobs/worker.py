@@ -1,6 +1,7 @@
 """`semicap worker`: the model, an engine around it, and the work."""
 
 import os
+from typing import Literal
 
 import structlog
 
@@ -17,16 +18,19 @@ from service.model_store import ModelStore
 from service.registry import DeviceError, ServedModel, load_served_model
 from service.settings import Settings
 
+Only = Literal["captions", "finetunes"]
+
 _NICENESS = 5
 
 log = structlog.stdlib.get_logger("semicap.worker")
 
 
-def run_worker(settings: Settings, *, nice: bool) -> int:
+def run_worker(settings: Settings, *, nice: bool, only: Only | None) -> int:
     """Does jobs until a signal comes; the exit status.
 
     Args:
         nice: leaves the processors to the API, whose callers wait.
+        only: the kind of jobs that it takes; None is both, of which one at a time is done.
 
     Raises:
         CommandError: there is no broker, store, model or device as set.
@@ -35,6 +39,8 @@ def run_worker(settings: Settings, *, nice: bool) -> int:
     if nice:
         os.nice(_NICENESS)
     parts = JobParts.build(settings)
+    if only == "finetunes":  # it needs no model before there is a job, and then in a process of its own
+        return work(settings, parts, captioner=None, metrics=Metrics(), takes_finetunes=True)
     model = _load_model(settings)
     metrics = Metrics()
     engine = _start_engine(model, metrics, EngineSettings(precision=settings.precision))
@@ -46,7 +52,7 @@ def run_worker(settings: Settings, *, nice: bool) -> int:
         decode_threads=settings.decode_threads,
     )
     try:
-        return work(settings, parts, captioner=captioner, metrics=metrics)
+        return work(settings, parts, captioner=captioner, metrics=metrics, takes_finetunes=only != "captions")
     finally:
         engine.stop(drain_s=0)
 

@@ -177,6 +177,7 @@ def _recipe(reader: Reader) -> None:
         save_file({"unused": torch.zeros(1)}, reader.folder / "PHOTOS" / "towers" / f"{name}.safetensors")
     if reader.command.endswith("runs/mine"):
         tiny_clip(reader.folder / "runs" / "second-scorer" / "3-joint" / "model" / "clip")
+        (reader.folder / "runs" / "mine").mkdir()  # the judge is named relative to it
     assert reader.type("--dry-run") == 0
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from models.clip import LOCAL_WEIGHTS, ClipEncoder, ClipError
+from models.clip import LOCAL_WEIGHTS, ClipEncoder, ClipError, clip_facts
 from models.config import ClipConfig
 from tests.tiny import tiny_clip
 
@@ -107,3 +107,14 @@ def test_weights_trained_with_quick_gelu_get_it(
     with pytest.raises(ClipError, match="not downloaded in a test"):
         ClipEncoder.load(ClipConfig("ViT-B-32", pretrained))
     assert asked["force_quick_gelu"] is quick
+
+
+def test_facts_of_a_clip_are_those_of_the_loaded_one(tmp_path: Path) -> None:
+    clip = tiny_clip(tmp_path / "clip")
+    facts = clip_facts(ClipConfig("local-dir:clip"), beside=tmp_path)
+    assert (facts.name, facts.revision, facts.embed_dim) == (clip.name, clip.revision, clip.embed_dim)
+    assert clip_facts(ClipConfig("ViT-B-32", "openai")).embed_dim == 512
+    with pytest.raises(ClipError, match="does not know"):
+        clip_facts(ClipConfig("ViT-B-33"))
+    with pytest.raises(ClipError, match="has no"):
+        clip_facts(ClipConfig("local-dir:none"), beside=tmp_path)

@@ -86,7 +86,7 @@ def list_jobs(
 ) -> JobList:
     newest_first = [one for one in reversed(jobs.archive.ids()) if cursor is None or one < cursor]
     page = newest_first[:limit]
-    data = [job_info(status) for status in jobs.statuses(page)]
+    data = [job_info(status, with_curve=False) for status in jobs.statuses(page)]
     return JobList(data=data, next_cursor=page[-1] if len(newest_first) > limit else None)
 
 
