@@ -79,3 +79,11 @@ class CacheView:
         keys, values = (one.transpose(1, 2) for one in seen.unbind(dim=2))
         mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask)
         return mixed.reshape(len(qkv), width)
+
+
+def cache_dtype(weight: Tensor) -> torch.dtype:
+    """On a CPU float32 even for bf16 weights: attention over few cells is 3 to 6 times as fast in it."""
+    device = weight.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return torch.float32 if device == "cpu" else weight.dtype
