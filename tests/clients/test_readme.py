@@ -60,8 +60,8 @@ class Reader:
         monkeypatch.setenv("SEMICAP_DATA_DIR", str(folder / "data"))
         (folder / "cat.jpg").write_bytes(CAT)
         (folder / "PHOTOS").mkdir()
-        for number, photo in enumerate(pictures.photos(3, edge=48)):
-            (folder / "PHOTOS" / f"{number}.png").write_bytes(photo)
+        for number, picture in enumerate(pictures.photos(3, edge=48)):
+            (folder / "PHOTOS" / f"{number}.png").write_bytes(picture)
         (folder / "training").symlink_to(REPOSITORY / "training")
 
     def type(self, *more: str) -> int:
