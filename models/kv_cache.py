@@ -28,12 +28,16 @@ class KVCache:
     @property
     def prefix(self) -> Float[Tensor, "layers images prefix kv"]:
         """The prefixes' cells."""
-        return self.cells[:, : self.num_images * self.prefix_length].unflatten(1, (-1, self.prefix_length))
+        return torch.unflatten(
+            self.cells[:, : self.num_images * self.prefix_length], 1, (-1, self.prefix_length)
+        )
 
     @property
     def tokens(self) -> Float[Tensor, "layers rows tokens kv"]:
         """The captions' cells."""
-        return self.cells[:, self.num_images * self.prefix_length :].unflatten(1, (-1, self.max_tokens))
+        return torch.unflatten(
+            self.cells[:, self.num_images * self.prefix_length :], 1, (-1, self.max_tokens)
+        )
 
     def cells_of_prefixes(self, image_slots: Int[Tensor, "rows"]) -> Int[Tensor, "rows prefix"]:
         """Where the prefixes of these images are."""
