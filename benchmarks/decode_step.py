@@ -36,8 +36,8 @@ def main() -> None:
     decoder = CaptionDecoder(GPT2, prefix_length=PREFIX).eval().requires_grad_(False)
     square = torch.randn(SQUARE, SQUARE).bfloat16()
     table = Table("format", "rows", "step", "its products alone", "GFLOP/s", "of the square's rate", box=None)
-    for precision in [name for name in ("bf16", "int8") if can_pack(name)]:  # type: ignore[arg-type]
-        fast, products = packed_decoder(decoder, precision), _products(decoder, precision)  # type: ignore[arg-type]
+    for precision in [name for name in ("bf16", "int8") if can_pack(name)]:
+        fast, products = packed_decoder(decoder, precision), _products(decoder, precision)
         for rows in arguments.rows:
             ways: dict[str, Callable[[], object]] = {
                 "step": _step(fast, rows),

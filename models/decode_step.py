@@ -6,7 +6,8 @@ from typing import Protocol
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.decoder import CaptionDecoder, KVCache
+from models.decoder import CaptionDecoder
+from models.kv_cache import KVCache
 from models.rows import RowTables
 
 

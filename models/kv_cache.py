@@ -28,12 +28,16 @@ class KVCache:
     @property
     def prefix(self) -> Float[Tensor, "layers images prefix kv"]:
         """The prefixes' cells."""
-        return self.cells[:, : self.num_images * self.prefix_length].unflatten(1, (-1, self.prefix_length))
+        return torch.unflatten(
+            self.cells[:, : self.num_images * self.prefix_length], 1, (-1, self.prefix_length)
+        )
 
     @property
     def tokens(self) -> Float[Tensor, "layers rows tokens kv"]:
         """The captions' cells."""
-        return self.cells[:, self.num_images * self.prefix_length :].unflatten(1, (-1, self.max_tokens))
+        return torch.unflatten(
+            self.cells[:, self.num_images * self.prefix_length :], 1, (-1, self.max_tokens)
+        )
 
     def cells_of_prefixes(self, image_slots: Int[Tensor, "rows"]) -> Int[Tensor, "rows prefix"]:
         """Where the prefixes of these images are."""
@@ -75,3 +79,11 @@ class CacheView:
         keys, values = (one.transpose(1, 2) for one in seen.unbind(dim=2))
         mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask)
         return mixed.reshape(len(qkv), width)
+
+
+def cache_dtype(weight: Tensor) -> torch.dtype:
+    """On a CPU float32 even for bf16 weights: attention over few cells is 3 to 6 times as fast in it."""
+    device = weight.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return torch.float32 if device == "cpu" else weight.dtype

@@ -18,7 +18,7 @@ def highest(
     num_blocks = scores.shape[1] // BLOCK
     if scores.device.type != "cpu" or num_blocks < 2 * count:
         return scores.topk(count, dim=1)
-    blocks = scores[:, : num_blocks * BLOCK].unflatten(1, (num_blocks, BLOCK))
+    blocks = torch.unflatten(scores[:, : num_blocks * BLOCK], 1, (num_blocks, BLOCK))
     chosen = _highest_blocks(blocks.amax(dim=2), count)
     inside = blocks.gather(1, chosen.unsqueeze(2).expand(-1, -1, BLOCK)).flatten(1)
     values, places = torch.cat([inside, scores[:, num_blocks * BLOCK :]], dim=1).topk(count, dim=1)

@@ -135,7 +135,7 @@ def test_random_model_captions_by_its_name_and_is_the_same_for_the_same_seed(
     def create(name: str, seed: int) -> str:
         status, out, _ = semicap("models", "create-random", name, "--preset", "small", "--seed", str(seed))
         assert status == 0
-        return re.findall(rf"made {name}/([0-9a-f]{{12}});", out)[0]
+        return str(re.findall(rf"made {name}/([0-9a-f]{{12}});", out)[0])
 
     assert create("one", 1) == create("again", 1) != create("other", 2)
     photo = tmp_path / "cat.png"
