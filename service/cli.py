@@ -129,6 +129,24 @@ def evaluate(context: typer.Context) -> None:
 
 
 @app.command()
+def bench(
+    photos: Annotated[
+        str | None, typer.Argument(help="Folder, file or pattern of photos [made-up pictures].")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="Seconds of captioning photos.")] = 20.0,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder or name of the model [SEMICAP_CHECKPOINT].")
+    ] = None,
+    prints_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Measure, in about a minute, what this machine does with the installed model."""
+    settings = read_settings(checkpoint=checkpoint)
+    from service.benchmark_cli import run_benchmark
+
+    run_benchmark(settings, photos=photos, seconds=seconds, prints_json=prints_json)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(release())

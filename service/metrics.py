@@ -1,7 +1,7 @@
 """Every Prometheus instrument of the service."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
@@ -9,6 +9,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from service.engine.observer import Failure, Stage
 from service.engine.results import ImageCaptions, ImageScores, Priority
+from service.repeats import Repeat
 
 if TYPE_CHECKING:  # whoever counts or keeps results needs no torch
     from service.engine.speed import Speed
@@ -102,6 +103,14 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        self.repeats = Counter(
+            "semicap_repeated_images_total",
+            "Images whose captions were computed, shared with the same image in flight, or kept from before.",
+            ("answer",),
+            registry=registry,
+        )
+        for answer in get_args(Repeat):  # a rate of them exists from the start
+            self.repeats.labels(answer)
         self.clip_score = Histogram(
             "semicap_clip_score",
             "CLIPScore of each image's best caption, 0..2.5.",
@@ -212,6 +221,10 @@ class Metrics:
     def image_rejected(self, problem_type: str) -> None:
         """Counts an image that never reached the engine."""
         self.images.labels(problem_type).inc()
+
+    def image_answered(self, answer: Repeat) -> None:
+        """Counts an image that may have been there before, by where its captions are from."""
+        self.repeats.labels(answer).inc()
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""

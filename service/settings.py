@@ -85,6 +85,12 @@ class Settings(BaseSettings):
         description="Images waiting for the engine or in it, a request counts as one until its body is read; "
         "beyond it requests get 429.",
     )
+    repeated_images: int = Field(
+        1024,
+        ge=0,
+        description="Images whose answers are kept: one that comes again, byte for byte and with the same "
+        "options, is not computed again; 0 computes each. Samples without a seed always are.",
+    )
     retry_after_s: float = Field(1.0, ge=0, description="Seconds that a 429 asks a client to wait.")
     body_timeout_s: float = Field(60.0, gt=0, description="Seconds in which a request body has to arrive.")
     deadline_s: float = Field(

@@ -109,8 +109,8 @@ def _read_photos(
 
 
 def _name(file: ImageFile, root: Path) -> str:
-    if not isinstance(file, Path):
-        raise DataError(f"{file} is in an archive; pseudo-captions are written for photos in folders only")
+    if not isinstance(file, Path) or not file.is_relative_to(root):
+        raise DataError(f"{file} is no file below {root}; pseudo-captions are written for such photos only")
     return file.relative_to(root).as_posix()
 
 

@@ -45,6 +45,7 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.rate_limits import RateLimits
 from service.registry import ServedModel
+from service.repeats import Repeats
 from service.settings import Settings
 
 DESCRIPTION = """
@@ -170,6 +171,9 @@ def _build_captioning(
         limits=ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
         pool=pool,
         on_rejected=metrics.image_rejected,
+        repeats=Repeats(
+            settings.repeated_images, is_kept=lambda one: one.error is None, on_answer=metrics.image_answered
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from models.captioner import Captioner
 from models.generation import GenerationOptions
 from service.engine.deadlines import DeadlineWatch
 from service.engine.errors import EngineDeadError, EngineStoppedError, QueueFullError
+from service.engine.gpu import use_gpu
 from service.engine.inputs import check_captionable, check_image
 from service.engine.observer import SILENT, EngineObserver, failure_of
 from service.engine.offline import CaptionStream
@@ -239,6 +240,7 @@ class Engine:
     def _run(self) -> None:
         try:
             limit_threads()
+            use_gpu(self._captioner.device)
             self._captioner, speed = with_speed(self._captioner, self._settings.precision)
             self._observer.speed_chosen(speed)
             log.info("weights in %s; seconds measured: %s", speed.precision, dict(speed.measured_s))
@@ -272,9 +274,10 @@ class Engine:
         """New images join, then every caption in flight gets one token."""
         began = time.monotonic()
         pipeline.drop_settled()
-        works = self._next_works(pipeline)
-        ended = pipeline.admit(works) if works else 0
-        ended += 0 if pipeline.is_empty else pipeline.step()
+        ended = pipeline.join()
+        works = [] if pipeline.is_encoding else self._next_works(pipeline)
+        ended += pipeline.admit(works) if works else 0
+        ended += pipeline.step() if pipeline.is_decoding else 0
         self._rate.add(images=ended, seconds=time.monotonic() - began)
 
     def _next_works(self, pipeline: Pipeline) -> list[Work]:

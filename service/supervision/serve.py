@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import structlog
+
 from service.errors import CommandError
 from service.listening import listen
 from service.settings import Settings
@@ -21,6 +23,8 @@ _STOP_GRACE_S = 10.0
 
 _COMMAND = (sys.executable, "-m", "service.cli")
 
+log = structlog.stdlib.get_logger("semicap.serve")
+
 
 def run_service(settings: Settings) -> int:
     """Runs broker, workers and API until a signal comes; the exit status.
@@ -31,6 +35,10 @@ def run_service(settings: Settings) -> int:
     """
     with ExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.port))
+        host, port = listener.getsockname()[:2]
+        log.info(
+            "starting", address=f"{host}:{port}", note="it answers when this says listening, in half a minute"
+        )
         readable, writable = os.pipe()
         os.set_blocking(readable, False)
         broker, url = None, settings.redis_url

@@ -68,6 +68,22 @@ export function showText(element, text) {
   element.hidden = text === '';
 }
 
+/**
+ * Does something that takes time, once at a time for a button. It is not disabled meanwhile: it would lose the focus.
+ *
+ * @param {HTMLElement} button
+ * @param {() => Promise<void>} act
+ */
+export async function whileBusy(button, act) {
+  if (button.ariaDisabled === 'true') return;
+  button.ariaDisabled = 'true';
+  try {
+    await act();
+  } finally {
+    button.ariaDisabled = null;
+  }
+}
+
 /** @param {string} text */
 export function asSentence(text) {
   const start = text.charAt(0).toUpperCase() + text.slice(1);

@@ -104,7 +104,18 @@ def with_versions(page: Page, address: str) -> Callable[[str], list[Request]]:
             ]
             answer(
                 route,
-                {"data": [named[0], named[1] | {"origin": "finetuned", "gate": REFUSED, "has_report": True}]},
+                {
+                    "data": [
+                        named[0],
+                        named[1]
+                        | {
+                            "origin": "finetuned",
+                            "gate": REFUSED,
+                            "links": {"report_html": "/v1/models/tiny:2/report.html"},
+                            "job": "job-1",
+                        },
+                    ]
+                },
             )
 
         def describe(route: Route) -> None:
@@ -138,6 +149,10 @@ def test_refused_version_answers_only_after_a_second_explicit_step(
     version = page.locator(".model").filter(has_text="tiny 2")
     expect(version.get_by_text("Refused by its gate")).to_be_visible()
     expect(version.get_by_role("row", name="second similarity")).to_contain_text("0.41")
+    expect(version.get_by_role("link", name="Report")).to_have_attribute(
+        "href", "v1/models/tiny%3A2/report.html"
+    )
+    expect(version.get_by_role("link", name="The job that made it")).to_be_visible()
     override = version.get_by_role("button", name="Let it answer all the same")
     expect(override).to_be_hidden()
     version.get_by_role("button", name="Let it answer: tiny 2").click()
@@ -186,6 +201,7 @@ def test_finetune_shows_its_curves_then_the_verdict(
     expect(page.get_by_role("heading", name="A model taught by 120 photos")).to_be_visible()
     expect(page.locator(".verdict")).to_contain_text("the second scorer likes", ignore_case=True)
     expect(page.get_by_role("row", name="second similarity")).to_contain_text("refused")
+    expect(page.get_by_role("button", name="Try again what failed")).to_be_hidden()
     loss = page.get_by_role("figure", name="Loss")
     expect(loss).to_contain_text("2.5 → 1.25")
     assert len((loss.locator("polyline").get_attribute("points") or "").split()) == 3
@@ -197,6 +213,7 @@ def test_service_without_finetuning_offers_none(page: Page, address: str) -> Non
     described = page.request.get(f"{address}/openapi.json").json()
     described["paths"].pop("/v1/jobs/finetunes", None)
     page.route("**/openapi.json", lambda route: answer(route, described))
-    page.goto(f"{address}/#jobs")
+    with page.expect_response("**/openapi.json"):
+        page.goto(f"{address}/#jobs")
     expect(page.get_by_role("button", name="Choose photos or a zip")).to_be_visible()
     expect(page.get_by_role("radio", name="Teach the model")).to_be_hidden()

@@ -9,6 +9,7 @@ import sys
 import threading
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,11 @@ from transformers import GPT2Config
 
 from service.api.app import create_app
 from service.cli import main
+from service.finetuning.settings import FEWEST_PHOTOS
+from service.jobs.documents import ModelMade, TrainingRecord
 from service.jobs.parts import JobParts
+from service.jobs.queue import FINETUNE_QUEUE
+from service.model_registry import ModelRegistry
 from service.model_store import ModelStore
 from service.registry import ServedModel, load_served_model
 from service.settings import Settings
@@ -29,7 +34,9 @@ from tests.models.clipcap import ClipCap
 from tests.service import pictures
 from tests.service.clients import CAT
 from tests.service.jobs.broker import running_broker
+from tests.service.jobs.conftest import photo
 from tests.service.jobs.fakes import InlineWorker
+from tests.service.jobs.trained import train
 from tests.tiny import byte_level_bpe, tiny_checkpoint, tiny_clip
 from tests.training.conftest import write_scenes
 
@@ -53,8 +60,8 @@ class Reader:
         monkeypatch.setenv("SEMICAP_DATA_DIR", str(folder / "data"))
         (folder / "cat.jpg").write_bytes(CAT)
         (folder / "PHOTOS").mkdir()
-        for number, photo in enumerate(pictures.photos(3, edge=48)):
-            (folder / "PHOTOS" / f"{number}.png").write_bytes(photo)
+        for number, picture in enumerate(pictures.photos(3, edge=48)):
+            (folder / "PHOTOS" / f"{number}.png").write_bytes(picture)
         (folder / "training").symlink_to(REPOSITORY / "training")
 
     def type(self, *more: str) -> int:
@@ -121,23 +128,22 @@ def _one_file(reader: Reader) -> None:
 
 
 @tries(".venv/bin/semicap jobs submit captions PHOTOS/ --watch")
-def _job(reader: Reader) -> None:
-    stop = threading.Event()
-    with running_broker(reader.folder / "broker") as broker:
-        settings = Settings(data_dir=reader.folder / "data", redis_url=broker.url, precision="fp32")
-        parts = JobParts.build(settings)
-        worker = threading.Thread(target=lambda: _work(parts, stop))
-        worker.start()
-        try:
-            with served(create_app(settings, _model(reader))) as address:
-                reader.monkeypatch.setenv("SEMICAP_URL", address)
-                assert reader.type() == 0
-            (job,) = parts.jobs.archive.ids()
-            assert parts.jobs.status(job).counts.done == 3
-        finally:
-            stop.set()
-            worker.join()
-            parts.close()
+def _captions_job(reader: Reader) -> None:
+    with _service_with_jobs(reader, _caption) as parts:
+        assert reader.type() == 0
+        (job,) = parts.jobs.archive.ids()
+        assert parts.jobs.status(job).counts.done == 3
+
+
+@tries(".venv/bin/semicap jobs submit finetune PHOTOS/ --watch")
+def _finetune_job(reader: Reader) -> None:
+    for number in range(FEWEST_PHOTOS):
+        (reader.folder / "PHOTOS" / f"more-{number}.jpg").write_bytes(photo(number))
+    with _service_with_jobs(reader, _teach) as parts:
+        ModelRegistry(parts.store, reader.folder / "cache").publish(reader.checkpoint, origin="imported")
+        assert reader.type() == 0
+        (job,) = parts.jobs.archive.ids()
+        assert parts.jobs.status(job).state == "succeeded"
 
 
 @tries(".venv/bin/semicap models import-clipcap coco_weights.pt --name clipcap-coco")
@@ -177,6 +183,7 @@ def _recipe(reader: Reader) -> None:
         save_file({"unused": torch.zeros(1)}, reader.folder / "PHOTOS" / "towers" / f"{name}.safetensors")
     if reader.command.endswith("runs/mine"):
         tiny_clip(reader.folder / "runs" / "second-scorer" / "3-joint" / "model" / "clip")
+        (reader.folder / "runs" / "mine").mkdir()  # the judge is named relative to it
     assert reader.type("--dry-run") == 0
 
 
@@ -227,7 +234,38 @@ def _model(reader: Reader) -> ServedModel:
     return load_served_model(reader.checkpoint, device="cpu")
 
 
-def _work(parts: JobParts, stop: threading.Event) -> None:
-    worker = InlineWorker(parts)
-    while not stop.wait(0.1):
-        worker.do_all()
+@contextmanager
+def _service_with_jobs(reader: Reader, work: Callable[[JobParts], None]) -> Iterator[JobParts]:
+    """A running service, and somebody who looks for work every moment."""
+    stop = threading.Event()
+    with running_broker(reader.folder / "broker") as broker:
+        settings = Settings(data_dir=reader.folder / "data", redis_url=broker.url, precision="fp32")
+        parts = JobParts.build(settings)
+
+        def look_for_work() -> None:
+            while not stop.wait(0.1):
+                work(parts)
+
+        worker = threading.Thread(target=look_for_work)
+        worker.start()
+        try:
+            with served(create_app(settings, _model(reader))) as address:
+                reader.monkeypatch.setenv("SEMICAP_URL", address)
+                yield parts
+        finally:
+            stop.set()
+            worker.join()
+            parts.close()
+
+
+def _caption(parts: JobParts) -> None:
+    InlineWorker(parts).do_all()
+
+
+def _teach(parts: JobParts) -> None:
+    """What a worker leaves of a fine-tuning, without the training."""
+    if parts.jobs.board.client.llen(FINETUNE_QUEUE):
+        made = ModelMade(id="tiny:abc", gate={"passed": True, "checks": [], "reason": "passed"})
+        (job,) = parts.jobs.archive.ids()
+        train(parts, job, TrainingRecord(attempt=1, step=20, steps=20, model=made))
+    InlineWorker(parts).do_all()

@@ -51,6 +51,13 @@ class Serve:
         return int(pids[-1])
 
     def ask(self, method: str, path: str, body: bytes | None = None, content_type: str = "") -> Any:
+        return json.loads(self._text(method, path, body, content_type) or "[]")
+
+    def lines(self, path: str) -> list[Any]:
+        """Of an answer in JSON lines."""
+        return [json.loads(line) for line in self._text("GET", path).splitlines()]
+
+    def _text(self, method: str, path: str, body: bytes | None = None, content_type: str = "") -> str:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}",
             method=method,
@@ -58,8 +65,7 @@ class Serve:
             headers={"Content-Type": content_type},
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
-            text = answer.read().decode()
-        return [json.loads(line) for line in text.splitlines()] if "\n{" in text else json.loads(text or "[]")
+            return str(answer.read().decode())
 
     def answers(self) -> bool:
         try:

@@ -47,9 +47,7 @@ def test_every_photo_of_a_zip_has_one_result(
         wait_for(lambda: serve.ask("GET", address)["finished"] is not None, "the job does not end")
         ended = serve.ask("GET", address)
         lines = Counter(
-            line["file_name"]
-            for kind in ("results", "errors")
-            for line in serve.ask("GET", f"{address}/{kind}")
+            line["file_name"] for kind in ("results", "errors") for line in serve.lines(f"{address}/{kind}")
         )
     finally:
         serve.process.terminate()

@@ -58,9 +58,7 @@ def test_job_survives_every_kill_and_nothing_is_left_behind(serve: Serve, tmp_pa
     )
 
     found = Counter(
-        line["item"]
-        for kind in ("results", "errors")
-        for line in serve.ask("GET", f"/v1/jobs/{job['id']}/{kind}")
+        line["item"] for kind in ("results", "errors") for line in serve.lines(f"/v1/jobs/{job['id']}/{kind}")
     )
     print(
         f"\nitems {PHOTOS + 2}, lost {PHOTOS + 2 - len(found)}, duplicated {sum(found.values()) - len(found)}"

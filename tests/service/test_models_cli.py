@@ -12,6 +12,7 @@ import torch
 from transformers import GPT2Config
 
 from models.checkpoint import CheckpointError
+from models.random_model import PRESETS, made_up_vocabulary
 from service.cli import main
 from service.model_store import ModelStore
 from tests.models.clipcap import ClipCap
@@ -126,3 +127,33 @@ def test_a_name_means_its_newest_import(tmp_path: Path, tiny_checkpoint: Path) -
     assert store.find(tiny_checkpoint) == tiny_checkpoint
     with pytest.raises(CheckpointError, match="pets/older"):
         store.find(Path("pets/older"))
+
+
+def test_random_model_captions_by_its_name_and_is_the_same_for_the_same_seed(
+    semicap: Semicap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create(name: str, seed: int) -> str:
+        status, out, _ = semicap("models", "create-random", name, "--preset", "small", "--seed", str(seed))
+        assert status == 0
+        return str(re.findall(rf"made {name}/([0-9a-f]{{12}});", out)[0])
+
+    assert create("one", 1) == create("again", 1) != create("other", 2)
+    photo = tmp_path / "cat.png"
+    photo.write_bytes(pictures.encoded(pictures.cat(), "PNG"))
+    monkeypatch.setenv("SEMICAP_CHECKPOINT", "one")
+    status, out, _ = semicap("caption", str(photo), "--json", "--min-tokens", "7", "--max-tokens", "7")
+    assert status == 0
+    assert '"num_tokens": 7' in out
+
+
+def test_random_model_of_another_vocabulary_needs_its_files(semicap: Semicap, tmp_path: Path) -> None:
+    status, _, err = semicap("models", "create-random", "x", "--gpt2-files", str(tmp_path))
+    assert status == 2
+    assert "has no vocab.json" in err
+
+
+def test_reference_preset_has_as_many_words_as_gpt2() -> None:
+    tokenizer = made_up_vocabulary(PRESETS["vit-b-32-gpt2"].merges)
+    assert tokenizer.vocab_size == 50257
+    text = "bako dimula"
+    assert tokenizer.decode(tokenizer.encode(text)) == text

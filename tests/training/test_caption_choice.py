@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.caption_choice import CaptionChooser, CaptionPool, Choice, photo_key
+from training.caption_choice import CaptionChooser, CaptionPool, photo_key
 from training.lexicon import parse_lexicon
 
 LEXICON = parse_lexicon(["0\tcollie\tdog", "1\ttabby\tcat", "2\tsofa\tcouch"])
@@ -44,9 +44,13 @@ def chooser(
 
 def test_caption_is_the_nearest_that_names_what_is_seen() -> None:
     seen = chooser(POOL, [0.9, 0.0, 0.0]).choose(0, owner="9", count=5)
-    assert seen == Choice((4,), 0, pytest.approx(0.9))
+    assert seen is not None
+    assert (tuple(seen.captions), seen.thing) == ((4,), 0)
+    assert seen.confidence == pytest.approx(0.9)
     seen = chooser(POOL, [0.0, 0.2, 0.8], photo=2).choose(0, owner="9", count=5)
-    assert seen == Choice((2,), 2, pytest.approx(0.8))
+    assert seen is not None
+    assert (tuple(seen.captions), seen.thing) == ((2,), 2)
+    assert seen.confidence == pytest.approx(0.8)
 
 
 def test_captions_that_name_nothing_seen_are_never_chosen() -> None:

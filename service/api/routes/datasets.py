@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from service.api.dependencies import UseJobs, UseParts
+from service.api.dependencies import UseJobs
 from service.api.job_openapi import DATASET_BODY
 from service.api.job_schemas import DatasetInfo, PlaceDataset
 from service.api.responses import problem_responses
@@ -29,7 +29,6 @@ from service.errors import (
     UnsupportedImageError,
     UnsupportedMediaTypeError,
 )
-from service.jobs.folders import allowed_folder
 
 router = APIRouter(prefix="/v1/datasets", tags=["jobs"])
 
@@ -98,6 +97,7 @@ def get_dataset(dataset: str, jobs: UseJobs) -> DatasetInfo:
         DatasetNotFoundError,
         NotFoundError,
         FolderNotAllowedError,
+        BucketNotAllowedError,
         BrokenImageError,
         UnsupportedImageError,
         ImageTooLargeError,
@@ -109,12 +109,8 @@ def get_dataset(dataset: str, jobs: UseJobs) -> DatasetInfo:
     )
     | _THUMBNAIL,
 )
-async def get_thumbnail(
-    dataset: str, item: Annotated[int, Path(ge=0, lt=2**31)], parts: UseParts, jobs: UseJobs
-) -> Response:
+async def get_thumbnail(dataset: str, item: Annotated[int, Path(ge=0, lt=2**31)], jobs: UseJobs) -> Response:
     """Upright and on white, as the model sees it; `item` is its number as results and errors give it."""
-    found = await run_in_threadpool(jobs.parts.datasets.get, dataset)
-    if found.folder is not None:
-        allowed_folder(found.folder, parts.settings.dataset_roots)
+    found = await run_in_threadpool(jobs.sources.known, dataset)
     picture = await jobs.thumbnails.make(found, item)
     return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})

@@ -13,6 +13,7 @@ import { hasEnded, jobAddress } from './jobs.js';
 const OUTPUTS = {
   csv: { label: 'CSV table', fileName: 'captions.csv' },
   txt: { label: 'Text files', fileName: 'captions-txt.tar' },
+  caption: { label: 'Caption files', fileName: 'captions-caption.tar' },
   xmp: { label: 'XMP sidecars', fileName: 'captions-xmp.tar' },
   metadata: { label: 'metadata.jsonl', fileName: 'metadata.jsonl' },
   webdataset: { label: 'WebDataset', fileName: 'webdataset.tar' },

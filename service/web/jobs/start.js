@@ -19,6 +19,7 @@ import { photosOf } from './words.js';
 const OUTPUTS = [
   { value: 'csv', label: 'CSV table' },
   { value: 'txt', label: 'Text files (.txt)' },
+  { value: 'caption', label: 'Text files (.caption)' },
   { value: 'xmp', label: 'XMP sidecars' },
   { value: 'metadata', label: 'metadata.jsonl' },
   { value: 'webdataset', label: 'WebDataset' },
@@ -130,6 +131,7 @@ function megabytes(bytes) {
 function showKind() {
   const kind = chosenKind();
   byId('job-kind-about').textContent = KINDS[kind];
+  byId('options').hidden = kind === 'finetune'; // they are those of captions
   for (const element of form().querySelectorAll('[data-kind]')) {
     /** @type {HTMLElement} */ (element).hidden = /** @type {HTMLElement} */ (element).dataset.kind !== kind;
   }
@@ -200,7 +202,9 @@ function enableButtons() {
   for (const id of ['job-choose', 'job-choose-folder', 'job-forget']) {
     /** @type {HTMLButtonElement} */ (byId(id)).disabled = isBusy;
   }
-  /** @type {HTMLButtonElement} */ (byId('job-submit')).disabled = isBusy || chosen.length === 0;
+  const submit = /** @type {HTMLButtonElement} */ (byId('job-submit'));
+  submit.disabled = chosen.length === 0;
+  submit.ariaDisabled = isBusy ? 'true' : null; // it keeps the focus
 }
 
 /** @param {string} text */

@@ -1,7 +1,7 @@
 /** One job: how far it is, what can be done about it, what came of it. */
 
 import { announce } from '../announce.js';
-import { asSentence, byId, fromTemplate, part, showText } from '../dom.js';
+import { asSentence, byId, fromTemplate, part, showText, whileBusy } from '../dom.js';
 import { messageOf } from '../http.js';
 import { offers } from '../offered.js';
 import { summarise } from '../options.js';
@@ -72,9 +72,10 @@ function show(id, signal) {
     });
 
   page.addEventListener('click', async (event) => {
-    const change = event.target instanceof HTMLElement ? event.target.dataset.change : undefined;
-    if (change === undefined) return;
-    await act(page, { id, change: /** @type {Change} */ (change) });
+    const button = event.target instanceof HTMLElement ? event.target : null;
+    const change = button?.dataset.change;
+    if (!button || change === undefined) return;
+    await whileBusy(button, () => act(page, { id, change: /** @type {Change} */ (change) }));
     state = '';
     if (change === 'retry' && !signal.aborted) follow();
   });
@@ -118,7 +119,7 @@ function aboutOf({ kind, created, options = {}, attempt, base }) {
 async function showChanges(page, job) {
   const isOver = hasEnded(job);
   const { total, done, skipped } = job.counts;
-  const hasLeft = job.state === 'failed' || done + skipped < total;
+  const hasLeft = job.state !== 'succeeded' || (job.kind === 'captions' && done + skipped < total);
   const canPause = !isOver && (await offers('POST', '/v1/jobs/{job}/pause'));
   const wanted = {
     pause: canPause && job.state !== 'paused',
@@ -127,7 +128,7 @@ async function showChanges(page, job) {
     retry: isOver && hasLeft,
   };
   for (const [change, isWanted] of Object.entries(wanted)) {
-    const button = part(page, `[data-change="${change}"]`, HTMLButtonElement);
+    const button = part(page, `[data-change="${change}"]`);
     const hadFocus = button === document.activeElement;
     button.hidden = !isWanted;
     if (hadFocus && button.hidden) byId('job-title').focus();
@@ -141,8 +142,6 @@ async function showChanges(page, job) {
  * @param {{id: string, change: Change}} what
  */
 async function act(page, { id, change }) {
-  const button = part(page, `[data-change="${change}"]`, HTMLButtonElement);
-  button.disabled = true;
   try {
     const job = await changeJob(id, change);
     showText(part(page, '.job-refusal'), '');
@@ -151,8 +150,6 @@ async function act(page, { id, change }) {
     announce(`${stateOf(job)}.`);
   } catch (error) {
     showText(part(page, '.job-refusal'), messageOf(error));
-  } finally {
-    button.disabled = false;
   }
 }
 

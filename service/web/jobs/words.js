@@ -97,7 +97,8 @@ export function outcomeOf({ kind, counts, started, finished }) {
 export function duration(seconds) {
   if (seconds < 1) return 'a moment';
   if (seconds < MINUTE_S) return `${Math.round(seconds)} s`;
-  if (seconds < HOUR_S) return `${Math.floor(seconds / MINUTE_S)} min ${Math.round(seconds % MINUTE_S)} s`;
+  if (seconds < 10 * MINUTE_S) return `${Math.floor(seconds / MINUTE_S)} min ${Math.floor(seconds % MINUTE_S)} s`;
+  if (seconds < HOUR_S) return `${Math.round(seconds / MINUTE_S)} min`;
   return `${Math.floor(seconds / HOUR_S)} h ${Math.round((seconds % HOUR_S) / MINUTE_S)} min`;
 }
 

@@ -23,10 +23,11 @@ import { requestJson, sendJson } from '../http.js';
  * @property {string} stage
  * @property {number} step
  * @property {string | null} parent
- * @property {string} [origin] shipped, imported or finetuned
+ * @property {string} [origin] shipped, imported, finetuned or folder
+ * @property {string[]} [aliases]
  * @property {string | null} [job] that made it
  * @property {Gate | null} [gate]
- * @property {boolean} [has_report]
+ * @property {{report_html: string | null}} [links]
  * @property {string} language
  * @property {number} created seconds since 1970
  * @property {{name: string, revision: string}} scorer

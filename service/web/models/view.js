@@ -1,7 +1,7 @@
 /** The view of the model versions: which one answers, what is known of each, and letting another one answer. */
 
 import { announce } from '../announce.js';
-import { byId, factElements, fromTemplate, part, showText } from '../dom.js';
+import { byId, create, factElements, fromTemplate, part, showText, whileBusy } from '../dom.js';
 import { messageOf } from '../http.js';
 import { offers } from '../offered.js';
 import { showModel } from '../service_state.js';
@@ -12,7 +12,7 @@ import { reportLink } from './report.js';
 /** @typedef {import('./models.js').Model} Model */
 
 /** @type {Record<string, string>} */
-const ORIGINS = { shipped: 'came with semicap', imported: 'imported', finetuned: 'fine-tuned here' };
+const ORIGINS = { shipped: 'came with semicap', imported: 'imported', finetuned: 'fine-tuned here', folder: 'SEMICAP_CHECKPOINT' };
 
 /** The view. */
 export function modelsView() {
@@ -52,7 +52,12 @@ function modelElement(model, canActivate) {
   part(element, '.badge').hidden = !model.is_active;
   part(element, '.facts').append(...factElements(factsOf(model)));
   if (model.gate) part(element, '.gate').replaceWith(gateElement(model.gate));
-  if (model.has_report) part(element, '.model-actions').append(reportLink(model.id));
+  const actions = part(element, '.model-actions');
+  if (model.links?.report_html) actions.append(reportLink(model.id));
+  if (model.job) {
+    const href = `#jobs/${encodeURIComponent(model.job)}`;
+    actions.append(create('a', { href, textContent: 'The job that made it' }));
+  }
   const card = part(element, '.card');
   card.addEventListener('toggle', () => showCard(part(card, '.card-text'), model.id), { once: true });
   addActivation(element, { model, isOffered: canActivate && !model.is_active });
@@ -93,35 +98,34 @@ function addActivation(element, { model, isOffered }) {
  * @param {{act: () => Promise<unknown>, problem: HTMLElement, done: string}} what
  */
 async function change(button, { act, problem, done }) {
-  const pressed = /** @type {HTMLButtonElement} */ (button);
-  pressed.disabled = true;
-  pressed.setAttribute('aria-busy', 'true');
-  try {
-    await act();
-  } catch (error) {
-    showText(problem, messageOf(error));
-    return false;
-  } finally {
-    pressed.disabled = false;
-    pressed.removeAttribute('aria-busy');
-  }
-  announce(done);
-  byId('models-title').focus();
-  await Promise.all([showModels(), showModel()]);
-  return true;
+  let isDone = false;
+  await whileBusy(button, async () => {
+    try {
+      await act();
+    } catch (error) {
+      showText(problem, messageOf(error));
+      return;
+    }
+    isDone = true;
+    announce(done);
+    byId('models-title').focus();
+    await Promise.all([showModels(), showModel()]);
+  });
+  return isDone;
 }
 
 /**
  * @param {Model} model
  * @returns {[string, string][]}
  */
-function factsOf({ stage, step, parent, origin, language, created, scorer }) {
+function factsOf({ stage, step, parent, origin, aliases = [], language, created, scorer }) {
   const written = new Date(created * 1000).toLocaleDateString(undefined, { dateStyle: 'long' });
   /** @type {[string, string][]} */
   const facts = [
     ['Comes from', origin ? (ORIGINS[origin] ?? origin) : ''],
     ['Trained in', `stage “${stage}”, ${step.toLocaleString()} steps`],
     ['Started from', parent ?? ''],
+    ['Also called', aliases.join(', ')],
     ['Scored by', `${scorer.name} ${scorer.revision}`],
     ['Language', new Intl.DisplayNames(undefined, { type: 'language' }).of(language) ?? language],
     ['Written', written],
