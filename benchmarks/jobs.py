@@ -32,11 +32,22 @@ from service.metrics import Metrics
 from service.offline.caption_files import FileCaptioning
 from service.offline.outputs import JsonLinesFile
 from service.registry import ServedModel, load_served_model
+from service.serving import Loaded
 from service.settings import Settings
 from service.supervision.broker import embedded_broker
 from service.supervision.child import Child
 
 DECODE_THREADS = 2
+
+
+@dataclass(frozen=True)
+class _OneModel:
+    """The model of every job."""
+
+    loaded: Loaded
+
+    def serve(self, wanted: str | None) -> Loaded:
+        return self.loaded
 
 
 def main() -> None:
@@ -149,7 +160,9 @@ def _job(
         writer.add_photo(photo.name, photo.read_bytes())
     dataset = writer.finish()
     runner = ChunkRunner(
-        ItemCaptioner(engine, model, parts.datasets, limits=limits, decode_threads=DECODE_THREADS),
+        ItemCaptioner(
+            _OneModel(Loaded(model, engine)), parts.datasets, limits=limits, decode_threads=DECODE_THREADS
+        ),
         datasets=parts.datasets,
         jobs=parts.jobs,
         limits=ChunkLimits(chunk_s=settings.job_chunk_s, save_s=settings.job_save_s),

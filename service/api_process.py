@@ -3,13 +3,15 @@
 import os
 import socket
 
-from models.checkpoint import CheckpointError
 from service.errors import CommandError
+from service.jobs.model_use import models_of_jobs
+from service.jobs.store import ArtifactStore
 from service.listening import PortError, listen
 from service.log import configure_logging
-from service.model_store import ModelStore
-from service.registry import DeviceError, load_served_model
+from service.model_choice import load_chosen
+from service.model_registry import ModelRegistry
 from service.server import run_server
+from service.serving import Handover
 from service.settings import Settings
 
 
@@ -24,17 +26,19 @@ def run_api(settings: Settings, *, socket_fd: int | None, ready_fd: int | None) 
         CommandError: there is no such model, device or address.
     """
     configure_logging(level=settings.log_level, format=settings.log_format)
+    store = ArtifactStore.open(settings.store_location)
+    registry = ModelRegistry(store, settings.model_cache, used=lambda: models_of_jobs(store))
+    model = Handover(load_chosen(registry, settings)[0])
     try:
-        folder = ModelStore(settings.models_dir).find(settings.checkpoint)
-        model = load_served_model(folder, device=settings.device)
         listener = (
             listen(settings.host, settings.port) if socket_fd is None else socket.socket(fileno=socket_fd)
         )
-    except (CheckpointError, DeviceError, PortError) as error:
+    except PortError as error:
         raise CommandError(str(error)) from error
     return run_server(
         settings,
         model,
+        registry=registry,
         listener=listener,
         on_started=lambda: None if ready_fd is None else _say_ready(ready_fd),
     )

@@ -9,13 +9,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from models.checkpoint import DEFAULT_CHECKPOINT, CheckpointError, load_captioner, read_manifest
 from service.benchmark import WORK_OF_A_FORMAT, Benchmark, Report, made_up_photos
 from service.errors import CommandError
 from service.images import ImageLimits
-from service.model_store import ModelStore
+from service.model_choice import load_chosen
+from service.model_registry import ModelRegistry
 from service.offline.photo_files import NoSuchPhotoError, find_photos
-from service.registry import DeviceError, resolve_device
 from service.settings import Settings
 
 MAX_PHOTOS = 256
@@ -32,15 +31,13 @@ def run_benchmark(settings: Settings, *, photos: str | None, seconds: float, pri
     """
     console = Console(stderr=True)
     try:
-        folder = ModelStore(settings.models_dir).find(settings.checkpoint) or DEFAULT_CHECKPOINT
-        manifest = read_manifest(folder)
-        captioner = load_captioner(folder, device=resolve_device(settings.device))
+        model, _ = load_chosen(ModelRegistry.reading(settings), settings)
         encoded = _read(photos) if photos else made_up_photos()
-    except (CheckpointError, DeviceError, NoSuchPhotoError, OSError) as error:
+    except (NoSuchPhotoError, OSError) as error:
         raise CommandError(str(error)) from error
     report = Benchmark(
-        captioner,
-        f"{manifest.name}/{manifest.version}",
+        model.captioner,
+        model.id,
         encoded,
         ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
         precision=settings.precision,

@@ -1,7 +1,6 @@
 """From posted images to results: read in bounded threads, captioned in the engine, errors kept per image."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -116,21 +115,18 @@ class Captioning:
         self.repeats = repeats
 
     async def caption(
-        self, inputs: Sequence[ImageInput], task: CaptionTask, *, first_place: Places
+        self, inputs: Sequence[ImageInput], task: CaptionTask, *, places: Places
     ) -> list[ImageOutcome]:
         """One outcome for each image, in order; cancelling it takes the images out of the engine.
 
         Args:
-            first_place: the one place that was reserved before the body was read.
-
-        Raises:
-            ServiceError: the engine has no places for the rest of the images.
+            places: one for each image.
         """
         work = partial(self._repeatable, options=task.options, submit=self._captions(task))
-        return await self._each(inputs, work, task.deadline, first_place=first_place)
+        return await self._each(inputs, work, task.deadline, places=places)
 
     async def score(
-        self, inputs: Sequence[ImageInput], task: ScoreTask, *, first_place: Places
+        self, inputs: Sequence[ImageInput], task: ScoreTask, *, places: Places
     ) -> list[ImageOutcome]:
         """As caption, of the similarities of given texts."""
         submit = partial(
@@ -140,10 +136,10 @@ class Captioning:
             deadline=task.deadline,
         )
         work = partial(self._one, submit=submit)
-        return await self._each(inputs, work, task.deadline, first_place=first_place)
+        return await self._each(inputs, work, task.deadline, places=places)
 
     async def stream(
-        self, image: ImageInput, task: CaptionTask, *, place: Places
+        self, image: ImageInput, task: CaptionTask, *, places: Places
     ) -> AsyncGenerator[Written | ImageOutcome]:
         """What is written of one image's captions after each token, then its outcome.
 
@@ -155,7 +151,7 @@ class Captioning:
         submit = self._captions(
             task, on_tokens=lambda tokens: loop.call_soon_threadsafe(written.put_nowait, tokens)
         )
-        working = asyncio.ensure_future(self._one(image, task.deadline, place, submit=submit))
+        working = asyncio.ensure_future(self._one(image, task.deadline, places, submit=submit))
         working.add_done_callback(lambda done: written.put_nowait(None))
         try:
             while (tokens := await written.get()) is not None:
@@ -175,27 +171,11 @@ class Captioning:
         )
 
     async def _each(
-        self, inputs: Sequence[ImageInput], work: OneImage, deadline: float, *, first_place: Places
+        self, inputs: Sequence[ImageInput], work: OneImage, deadline: float, *, places: Places
     ) -> list[ImageOutcome]:
-        more = len(inputs) - 1
-        with self._reserve(more) if more else contextlib.nullcontext(first_place) as more_places:
-            async with asyncio.TaskGroup() as group:
-                places = [first_place, *[more_places] * more]
-                running = [
-                    group.create_task(work(image, deadline, place))
-                    for image, place in zip(inputs, places, strict=True)
-                ]
-            return [done.result() for done in running]
-
-    def reserve_one(self) -> Places:
-        """A place for a request whose body is not read yet; raises ServiceError when there is none."""
-        return self._reserve(1)
-
-    def _reserve(self, count: int) -> Places:
-        try:
-            return self.engine.reserve(count)
-        except EngineError as error:
-            raise service_error(error) from error
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(work(image, deadline, places)) for image in inputs]
+        return [done.result() for done in running]
 
     async def _repeatable(
         self, image: ImageInput, deadline: float, places: Places, *, options: CaptionOptions, submit: Submit

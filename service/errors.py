@@ -129,6 +129,10 @@ class ModelLoadError(ServiceError):
     status, type, title = 409, "model-not-loadable", "The model version cannot be loaded here"
 
 
+class ModelUnavailableError(ServiceError):
+    status, type, title = 503, "model-unavailable", "A worker cannot load the job's model version"
+
+
 class InvalidModelNameError(ServiceError):
     status, type, title = 422, "invalid-model-name", "Not a name for a model or an alias"
 

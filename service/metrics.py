@@ -9,6 +9,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from service.engine.observer import Failure, Stage
 from service.engine.results import ImageCaptions, ImageScores, Priority
+from service.model_versions import ModelVersion
 from service.repeats import Repeat
 
 if TYPE_CHECKING:  # whoever counts or keeps results needs no torch
@@ -28,6 +29,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _CHUNK_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 120, 300)
+_LOAD_SECONDS = (0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _CLIP_SCORES = tuple(round(0.1 * step, 1) for step in range(1, 26))
 
@@ -41,6 +43,7 @@ class Metrics:
         GCCollector(registry=registry)
         self._define_http()
         self._define_engine()
+        self._define_models()
         self._define_jobs()
         self._define_finetunes()
 
@@ -117,18 +120,34 @@ class Metrics:
             registry=registry,
             buckets=_CLIP_SCORES,
         )
+        self.speed_info = Gauge(
+            "semicap_engine_info",
+            "1 for the number format of the model's weights.",
+            ("precision",),
+            registry=registry,
+        )
+
+    def _define_models(self) -> None:
+        registry = self.registry
         self.model_info = Gauge(
             "semicap_model_info",
             "1 for the model that answers.",
             ("name", "version", "scorer", "scorer_revision"),
             registry=registry,
         )
-
-        self.speed_info = Gauge(
-            "semicap_engine_info",
-            "1 for the number format of the model's weights.",
-            ("precision",),
+        self.model_switches = Counter(
+            "semicap_model_switches_total",
+            "Changes of the model that answers: switched, or failed because the new one could not be loaded.",
+            ("outcome",),
             registry=registry,
+        )
+        for outcome in ("switched", "failed"):
+            self.model_switches.labels(outcome)
+        self.model_load_seconds = Histogram(
+            "semicap_model_load_seconds",
+            "Loading and warming up a model version beside the one that answers.",
+            registry=registry,
+            buckets=_LOAD_SECONDS,
         )
 
     def _define_jobs(self) -> None:
@@ -203,10 +222,22 @@ class Metrics:
         self.job_queue_depth.set(depth)
         self.job_queue_age.set(oldest_s)
 
-    def set_model(self, *, name: str, version: str, scorer: str, scorer_revision: str) -> None:
+    def set_model(self, model: ModelVersion) -> None:
         """Names the model that answers from now on."""
         self.model_info.clear()
-        self.model_info.labels(name, version, scorer, scorer_revision).set(1)
+        self.model_info.labels(model.name, model.version, *model.scorer).set(1)
+
+    def model_loaded(self, *, seconds: float) -> None:
+        """Notes how long a version took to be ready."""
+        self.model_load_seconds.observe(seconds)
+
+    def model_switched(self) -> None:
+        """Counts that another version answers."""
+        self.model_switches.labels("switched").inc()
+
+    def model_not_loaded(self) -> None:
+        """Counts a version that could not be loaded; the one before answers on."""
+        self.model_switches.labels("failed").inc()
 
     def observe_request(self, *, method: str, route: str, status: int, seconds: float) -> None:
         """Counts one answered request by its route template."""

@@ -195,6 +195,10 @@ class ModelRegistry:
         """What was activated last; None while nothing was, and the model that comes along answers."""
         return _activation(self.state())
 
+    def active_id(self) -> str:
+        """Id of the version that shall answer."""
+        return self.state().active or shipped_version().id
+
     def activate(self, wanted: str, *, override: bool = False) -> Activation:
         """Makes a version the one that answers; the one before is what a rollback goes back to.
 

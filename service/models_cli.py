@@ -1,39 +1,96 @@
-"""`semicap models`: what is kept under SEMICAP_DATA_DIR, and how public weights get there."""
+"""`semicap models`: versions, which one answers, and how weights become one."""
 
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from service.errors import CommandError
+from service.jobs.client import URL_VARIABLE, JobClient
 from service.settings import read_settings
 
 if TYPE_CHECKING:
-    from service.model_store import ModelStore
+    from service.model_registry import ModelRegistry
+    from service.models_client import Models
 
 models_app = typer.Typer(
-    help="The models under SEMICAP_DATA_DIR.", no_args_is_help=True, rich_markup_mode=None
+    help=f"""The versions of models, and which one answers.
+
+    Without --url and {URL_VARIABLE} the store itself is read and changed (SEMICAP_DATA_DIR,
+    SEMICAP_STORE_URL), which is safe beside running services: those on it follow within seconds.""",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
+
+Url = Annotated[str | None, typer.Option(help=f"Ask the service at this address [{URL_VARIABLE}].")]
+Name = Annotated[str, typer.Argument(metavar="MODEL", help="NAME:VERSION, NAME, VERSION or alias")]
 
 
 @models_app.command("list")
-def list_models() -> None:
-    """Every model and version, the newest import of a name first."""
-    for one in _store().models():
-        megabytes = one.num_bytes / 1e6
-        typer.echo(f"{one.id}  imported {one.imported:%Y-%m-%d %H:%M} UTC  {megabytes:.0f} MB")
+def list_models(url: Url = None) -> None:
+    """Every version, the newest of a name first; * marks the one that answers."""
+    for row in _models(url, _registry_to_read).rows():
+        typer.echo(str(row))
 
 
 @models_app.command("show")
-def show_model(name: Annotated[str, typer.Argument(help="NAME or NAME/VERSION")]) -> None:
-    """Where a model is, and its card."""
-    from models.checkpoint import CheckpointError
+def show_model(model: Name, url: Url = None) -> None:
+    """What is known of a version, and its card."""
+    facts, card = _models(url, _registry_to_read).describe(model)
+    typer.echo(f"{json.dumps(facts, indent=2)}\n\n{card}")
 
-    try:
-        model = _store().model(name)
-    except CheckpointError as error:
-        raise CommandError(str(error)) from error
-    typer.echo(f"{model.folder}\n\n{model.card}")
+
+@models_app.command("activate")
+def activate(
+    model: Name,
+    override: Annotated[bool, typer.Option("--override", help="Even if it did not pass its gate.")] = False,
+    url: Url = None,
+) -> None:
+    """Let a version answer, on every service of the store."""
+    typer.echo(f"{_models(url, _registry).activate(model, override=override)} is active")
+
+
+@models_app.command("rollback")
+def rollback(url: Url = None) -> None:
+    """Let the version before answer again; again, and it is one step more."""
+    typer.echo(f"{_models(url, _registry).rollback()} is active")
+
+
+@models_app.command("delete")
+def delete(model: Name, url: Url = None) -> None:
+    """Remove a version that is not in use."""
+    _models(url, _registry).delete(model)
+
+
+@models_app.command("alias")
+def alias(
+    alias: Annotated[str, typer.Argument(metavar="ALIAS")],
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="What it means from now on.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="It means nothing any more.")] = False,
+    url: Url = None,
+) -> None:
+    """Give a version another name, or move that name to another version."""
+    if remove == (model is not None):
+        raise CommandError("name the MODEL that the alias means, or give --remove")
+    models = _models(url, _registry)
+    if model is None:
+        models.delete_alias(alias)
+    else:
+        typer.echo(f"{alias} means {models.set_alias(alias, model)}")
+
+
+@models_app.command("import")
+def import_folder(
+    folder: Annotated[Path, typer.Argument(help="Checkpoint folder, as training writes it.")],
+) -> None:
+    """Take a checkpoint folder into the store, under its own name and version."""
+    with _one_line_errors():
+        version = _registry().publish(folder, origin="imported")
+    typer.echo(f"imported {version.id}; semicap models activate {version.id} lets it answer")
 
 
 @models_app.command("import-clipcap")
@@ -56,17 +113,14 @@ def import_clipcap(
     ] = None,
 ) -> None:
     """Import public ClipCap weights, MLP or transformer; no code of the file is executed."""
-    from models.checkpoint import CheckpointError
-    from models.clip import LOCAL_PREFIX, ClipError
-    from models.config import ClipConfig, ConfigError
-    from models.convert import ConversionError
+    from models.clip import LOCAL_PREFIX
+    from models.config import ClipConfig
     from models.convert import import_clipcap as convert
-    from models.torch_file import TorchFileError
 
     is_folder = Path(clip).is_dir()
     clip_config = ClipConfig(f"{LOCAL_PREFIX}{clip}") if is_folder else ClipConfig(clip, clip_pretrained)
-    try:
-        model = _store().add(
+    with _one_line_errors():
+        version = _registry().add(
             name,
             lambda folder: convert(
                 file,
@@ -77,9 +131,7 @@ def import_clipcap(
                 embedding=embedding,
             ),
         )
-    except (CheckpointError, ClipError, ConfigError, ConversionError, TorchFileError) as error:
-        raise CommandError(str(error)) from error
-    typer.echo(f"imported {model.id}; SEMICAP_CHECKPOINT={name} semicap serve answers with it")
+    typer.echo(f"imported {version.id}; SEMICAP_CHECKPOINT={name} semicap serve answers with it")
 
 
 @models_app.command("create-random")
@@ -98,22 +150,50 @@ def create_random_model(
     ] = None,
 ) -> None:
     """Make a model at random weights, for trying and timing a deployment without a hub."""
-    from models.checkpoint import CheckpointError
     from models.random_model import create_random
 
     if gpt2_files is not None and not (gpt2_files / "vocab.json").is_file():
         raise CommandError(f"{gpt2_files} has no vocab.json; name the folder of GPT-2's vocabulary")
-    try:
-        model = _store().add(
+    with _one_line_errors():
+        version = _registry().add(
             name,
             lambda folder: create_random(folder, name=name, preset=preset, seed=seed, gpt2_files=gpt2_files),
         )
-    except CheckpointError as error:
+    typer.echo(f"made {version.id}; SEMICAP_CHECKPOINT={name} semicap serve answers with it")
+
+
+def _models(url: str | None, registry: Callable[[], "ModelRegistry"]) -> "Models":
+    from service.models_client import ServedModels, StoredModels
+
+    asks_service = url or os.environ.get(URL_VARIABLE)
+    return ServedModels(JobClient(url)) if asks_service else StoredModels(registry())
+
+
+def _registry_to_read() -> "ModelRegistry":
+    from service.model_registry import ModelRegistry
+
+    return ModelRegistry.reading(read_settings())
+
+
+def _registry() -> "ModelRegistry":
+    from service.jobs.model_use import models_of_jobs
+    from service.jobs.store import ArtifactStore
+    from service.model_registry import ModelRegistry
+
+    settings = read_settings()
+    store = ArtifactStore.open(settings.store_location)
+    return ModelRegistry(store, settings.model_cache, used=lambda: models_of_jobs(store))
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    from models.checkpoint import CheckpointError
+    from models.clip import ClipError
+    from models.config import ConfigError
+    from models.convert import ConversionError
+    from models.torch_file import TorchFileError
+
+    try:
+        yield
+    except (CheckpointError, ClipError, ConfigError, ConversionError, TorchFileError) as error:
         raise CommandError(str(error)) from error
-    typer.echo(f"made {model.id}; SEMICAP_CHECKPOINT={name} semicap serve answers with it")
-
-
-def _store() -> "ModelStore":
-    from service.model_store import ModelStore
-
-    return ModelStore(read_settings().models_dir)

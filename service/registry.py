@@ -1,7 +1,7 @@
-"""The model versions that this service answers with."""
+"""A model version that is loaded."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -10,12 +10,12 @@ from models.captioner import Captioner
 from models.checkpoint import (
     CARD_FILE,
     DEFAULT_CHECKPOINT,
-    WEIGHTS_FILE,
     Manifest,
     load_captioner,
     read_manifest,
 )
 from service.errors import ModelNotFoundError
+from service.model_versions import ModelVersion, version_of
 
 CAPTION_LANGUAGE = "en"
 """Language of the captions that every model here is trained on, a BCP 47 tag."""
@@ -32,7 +32,11 @@ class ServedModel:
     captioner: Captioner
     manifest: Manifest
     card: str
-    created: datetime
+    entry: ModelVersion
+
+    @property
+    def created(self) -> datetime:
+        return self.entry.created
 
     @property
     def name(self) -> str:
@@ -50,11 +54,16 @@ class ServedModel:
     def check_asked_for(self, wanted: str | None) -> None:
         """Holds a request's `model` to the model that answers; name, version, both, or nothing name it."""
         if wanted not in (None, self.name, self.version, self.id):
-            raise ModelNotFoundError(f"there is no model {wanted!r}; this service has {self.id}")
+            raise ModelNotFoundError(f"{wanted!r} is not the model that answers; this service has {self.id}")
 
 
-def load_served_model(checkpoint: Path | None, *, device: str) -> ServedModel:
+def load_served_model(
+    checkpoint: Path | None, *, device: str, entry: ModelVersion | None = None
+) -> ServedModel:
     """Loads a checkpoint folder, or the model that comes along.
+
+    Args:
+        entry: what the registry knows of it; None for a folder that is in no registry.
 
     Raises:
         CheckpointError: as models.checkpoint.load_captioner.
@@ -67,7 +76,7 @@ def load_served_model(checkpoint: Path | None, *, device: str) -> ServedModel:
         captioner=captioner,
         manifest=read_manifest(folder),
         card=card.read_text() if card.is_file() else "",
-        created=datetime.fromtimestamp((folder / WEIGHTS_FILE).stat().st_mtime, UTC),
+        entry=entry or version_of(folder, origin="folder" if checkpoint else "shipped"),
     )
 
 

@@ -15,7 +15,8 @@ from starlette.types import ASGIApp
 from service.api.app import create_app
 from service.connections import BoundedProtocol
 from service.lifecycle import Lifecycle
-from service.registry import ServedModel
+from service.model_registry import ModelRegistry
+from service.serving import Handover
 from service.settings import Settings
 
 REFUSING_S = 0.3
@@ -72,18 +73,20 @@ class GracefulServer(uvicorn.Server):
 
 def run_server(
     settings: Settings,
-    model: ServedModel,
+    model: Handover,
     *,
+    registry: ModelRegistry,
     listener: socket.socket,
     on_started: Callable[[], None] = lambda: None,
 ) -> int:
     """Serves until a signal comes; the process's exit status.
 
     Args:
+        registry: where other versions are that may take the model's place.
         on_started: called when requests are answered.
     """
     lifecycle = Lifecycle()
-    app = create_app(settings, model, lifecycle=lifecycle)
+    app = create_app(settings, model, lifecycle=lifecycle, registry=registry)
     server = GracefulServer(server_config(app, settings), lifecycle, on_started=on_started)
     host, port = listener.getsockname()[:2]
     log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", model=model.id)

@@ -45,8 +45,8 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("semicap-data"), description="Folder for everything the service stores.")
     checkpoint: Path | None = Field(
         None,
-        description="The model that answers: a checkpoint folder, or name or name/version of a model in "
-        "data_dir (semicap models list); unset means the one that comes along.",
+        description="The one model that answers, whatever is activated: a checkpoint folder, or a name, "
+        "version or alias of semicap models list; unset means the version that is active there.",
     )
     device: str = Field("auto", description="Where the model runs: auto, cpu, cuda, cuda:1, mps.")
 
@@ -216,11 +216,6 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="Log lines as JSON or for a person; auto is console on a terminal, else JSON."
     )
-
-    @property
-    def models_dir(self) -> Path:
-        """Where imported models are kept."""
-        return self.data_dir / "models"
 
     @property
     def finetunes_dir(self) -> Path:

@@ -8,6 +8,7 @@ from typing import TypedDict
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
+from obstore.store import MemoryStore
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from service import release
 from service.api.dependencies import Parts
 from service.api.job_service import JobService
+from service.api.models_setup import ServingLoader
 from service.api.openapi import openapi_of
 from service.api.page import add_page
 from service.api.responses import problem_response
@@ -34,18 +36,18 @@ from service.api.routes import (
 )
 from service.api.security import add_security, with_keys_required
 from service.api.stack import middleware_stack, open_paths, tracer_provider_of
-from service.captioning import Captioning
-from service.engine.engine import Engine, EngineSettings
 from service.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, ServiceError
 from service.fetch import FetchLimits, ImageFetcher
-from service.images import ImageLimits
+from service.jobs.store import ArtifactStore
 from service.key_ring import KeyRing
 from service.keys import KeyStore
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.model_registry import ModelRegistry
+from service.model_service import ModelService
 from service.rate_limits import RateLimits
 from service.registry import ServedModel
-from service.repeats import Repeats
+from service.serving import Handover, ModelSwitch
 from service.settings import Settings
 
 DESCRIPTION = """
@@ -56,14 +58,29 @@ stands in the service's log.
 """
 
 
+DRAIN_GRACE_S = 5.0
+"""On top of a request's deadline, before what is left on a retired engine is failed."""
+
+
 class AppState(TypedDict):
     """What the lifespan hands to every request."""
 
     parts: Parts
 
 
-def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle | None = None) -> FastAPI:
-    """The application around one loaded model; its engine starts and stops with the application."""
+def create_app(
+    settings: Settings,
+    model: ServedModel | Handover,
+    *,
+    lifecycle: Lifecycle | None = None,
+    registry: ModelRegistry | None = None,
+) -> FastAPI:
+    """The application around one loaded model; its engine starts and stops with the application.
+
+    Args:
+        model: what answers first; handed over, it leaves memory when another version takes its place.
+        registry: where other versions are, which may take the model's place; None knows no others.
+    """
     lifecycle = lifecycle or Lifecycle()
     metrics = Metrics()
     ring = KeyRing(KeyStore(settings.keys_file))
@@ -72,19 +89,31 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
-        engine = _build_engine(settings, model, metrics=metrics, lifecycle=lifecycle)
         pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="semicap-decode")
+        switch = ModelSwitch(drain_s=settings.deadline_s + DRAIN_GRACE_S)
+        loader = ServingLoader(settings, switch, pool=pool, metrics=metrics, lifecycle=lifecycle)
+        switch.put(
+            await run_in_threadpool(loader.start, model.take() if isinstance(model, Handover) else model)
+        )
+        metrics.set_model(switch.current.model.entry)
+        versions = ModelService(
+            registry or ModelRegistry(ArtifactStore(MemoryStore()), settings.model_cache),
+            switch,
+            load=loader.beside_current,
+            metrics=metrics,
+            is_pinned=registry is None or settings.checkpoint is not None,
+        )
         job_service: JobService | None = None
-        await run_in_threadpool(engine.start)
         try:
-            captioning = _build_captioning(settings, model, engine=engine, pool=pool, metrics=metrics)
-            fetcher = _build_fetcher(settings)
             job_service = _build_jobs(settings, lifecycle=lifecycle)
-            parts = Parts(settings, model, engine, captioning, metrics, lifecycle, fetcher, job_service)
+            fetcher = _build_fetcher(settings)
+            parts = Parts(settings, versions, metrics, lifecycle, fetcher, job_service)
+            versions.start()
             yield {"parts": parts}
         finally:
             await _stop_jobs(job_service)
-            await run_in_threadpool(engine.stop, drain_s=settings.drain_s)
+            await run_in_threadpool(versions.stop)
+            await run_in_threadpool(switch.stop, drain_s=settings.drain_s)
             pool.shutdown(wait=False, cancel_futures=True)
             await rates.close()
             if tracer_provider is not None:
@@ -133,19 +162,6 @@ def create_app(settings: Settings, model: ServedModel, *, lifecycle: Lifecycle |
     return app
 
 
-def _build_engine(
-    settings: Settings, model: ServedModel, *, metrics: Metrics, lifecycle: Lifecycle
-) -> Engine:
-    clip = model.captioner.clip
-    metrics.set_model(name=model.name, version=model.version, scorer=clip.name, scorer_revision=clip.revision)
-    return Engine(
-        model.captioner,
-        settings=EngineSettings(max_depth=settings.max_queued_images, precision=settings.precision),
-        observer=metrics,
-        on_fatal=lifecycle.fail,
-    )
-
-
 def _build_jobs(settings: Settings, *, lifecycle: Lifecycle) -> JobService | None:
     """None without a broker: then captions work and jobs answer 503."""
     if settings.redis_url is None:
@@ -160,21 +176,6 @@ async def _stop_jobs(jobs: JobService | None) -> None:
         jobs.parts.keeper.stop()
         jobs.thumbnails.close()
         await jobs.events.close()
-
-
-def _build_captioning(
-    settings: Settings, model: ServedModel, *, engine: Engine, pool: ThreadPoolExecutor, metrics: Metrics
-) -> Captioning:
-    return Captioning(
-        engine,
-        preprocess=model.captioner.clip.preprocess,
-        limits=ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
-        pool=pool,
-        on_rejected=metrics.image_rejected,
-        repeats=Repeats(
-            settings.repeated_images, is_kept=lambda one: one.error is None, on_answer=metrics.image_answered
-        ),
-    )
 
 
 def _build_fetcher(settings: Settings) -> ImageFetcher | None:

@@ -7,12 +7,12 @@ from fastapi import Depends, Request
 
 from service.api.inputs import InputLimits
 from service.api.job_service import JobService
-from service.captioning import Captioning
 from service.engine.engine import Engine
 from service.errors import BrokerUnavailableError
 from service.fetch import ImageFetcher
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.model_service import ModelService
 from service.registry import ServedModel
 from service.settings import Settings
 
@@ -22,13 +22,21 @@ class Parts:
     """The parts of the running service."""
 
     settings: Settings
-    model: ServedModel
-    engine: Engine
-    captioning: Captioning
+    models: ModelService
     metrics: Metrics
     lifecycle: Lifecycle
     fetcher: ImageFetcher | None = None
     jobs: JobService | None = None
+
+    @property
+    def model(self) -> ServedModel:
+        """What answers now; a request that is captioned knows its own (Exchange.model)."""
+        return self.models.switch.current.model
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the model that answers now."""
+        return self.models.switch.current.engine
 
     @property
     def input_limits(self) -> InputLimits:

@@ -59,4 +59,5 @@ def add_examples(schema: dict[str, Any]) -> None:
         operation["responses"]["200"]["content"][example.media_type]["example"] = example.answer
         for parameter in operation.get("parameters", ()):
             if parameter["in"] == "path":
-                parameter["example"] = example.path.removeprefix(path.partition("{")[0])
+                given = example.path.removeprefix(path.partition("{")[0])
+                parameter["example"] = given.removesuffix(path.rpartition("}")[2])

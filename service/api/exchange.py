@@ -13,10 +13,10 @@ from service.api.clients import while_client_waits
 from service.api.dependencies import Parts
 from service.api.inputs import InputLimits
 from service.captioning import CaptionTask, ImageInput, ImageOutcome, ScoreTask, Written
-from service.engine.engine import Places
 from service.engine.options import CaptionOptions
 from service.errors import RequestTimeoutError
 from service.registry import ServedModel
+from service.serving import Bound, Place
 
 T = TypeVar("T")
 
@@ -50,10 +50,11 @@ class CaptionStream:
 class Exchange:
     """Reads a request's body in time, then has its images captioned or scored while the client waits."""
 
-    def __init__(self, request: Request, parts: Parts, place: Places) -> None:
+    def __init__(self, request: Request, parts: Parts, place: Place) -> None:
         self._request = request
         self._parts = parts
         self._place = place
+        self._bound: Bound | None = None
         self._started = time.perf_counter()
         self._body_s = 0.0
 
@@ -69,16 +70,30 @@ class Exchange:
         finally:
             self._body_s = time.perf_counter() - self._started
 
+    @property
+    def model(self) -> ServedModel:
+        """The version that answers this request, from when it is bound."""
+        return self._parts.model if self._bound is None else self._bound.serving.model
+
+    def bind(self, num_images: int) -> ServedModel:
+        """Decides for the version that answers now, for all of the request's images.
+
+        Raises:
+            ServiceError: the engine has no places for so many.
+        """
+        return self._bind(num_images).serving.model
+
     async def captions(self, images: Sequence[ImageInput], options: CaptionOptions) -> Answered:
         """Captions of all images; raises ServiceError where there can be none."""
-        task = self._task(options)
-        work = self._parts.captioning.caption(images, task, first_place=self._place)
+        bound, task = self._bind(len(images)), self._task(options)
+        work = bound.serving.captioning.caption(images, task, places=bound.places)
         return self.answered(await while_client_waits(self._request, work))
 
     async def scores(self, images: Sequence[ImageInput], texts: Sequence[str]) -> Answered:
         """How well all texts fit all images; raises ServiceError where nothing can be said."""
+        bound = self._bind(len(images))
         task = ScoreTask(tuple(texts), self._request.state.request_id, self._deadline())
-        work = self._parts.captioning.score(images, task, first_place=self._place)
+        work = bound.serving.captioning.score(images, task, places=bound.places)
         return self.answered(await while_client_waits(self._request, work))
 
     async def stream(self, image: ImageInput, options: CaptionOptions) -> CaptionStream:
@@ -87,7 +102,8 @@ class Exchange:
         Raises:
             ServiceError: there is nothing to stream, so that the answer still can have its own status.
         """
-        events = self._parts.captioning.stream(image, self._task(options), place=self._place)
+        bound, task = self._bind(1), self._task(options)
+        events = bound.serving.captioning.stream(image, task, places=bound.places)
         first = await while_client_waits(self._request, anext(events))
         if isinstance(first, ImageOutcome) and first.error:
             raise first.error
@@ -95,11 +111,15 @@ class Exchange:
 
     def answered(self, outcomes: Sequence[ImageOutcome]) -> Answered:
         """The outcomes with what this request took so far."""
-        model, total_s = self._parts.model, time.perf_counter() - self._started
-        return Answered(outcomes, model, body_s=self._body_s, total_s=total_s)
+        total_s = time.perf_counter() - self._started
+        return Answered(outcomes, self.model, body_s=self._body_s, total_s=total_s)
+
+    def _bind(self, num_images: int) -> Bound:
+        self._bound = self._bound or self._place.bind(num_images)
+        return self._bound
 
     def _task(self, options: CaptionOptions) -> CaptionTask:
-        self._parts.model.check_asked_for(options.model)
+        self.model.check_asked_for(self._parts.models.meant(options.model))
         return CaptionTask(options, request_id=self._request.state.request_id, deadline=self._deadline())
 
     def _deadline(self) -> float:
@@ -125,5 +145,5 @@ def exchange(request: Request, parts: Parts) -> Iterator[Exchange]:
     Raises:
         ServiceError: the engine has no place.
     """
-    with parts.captioning.reserve_one() as place:
+    with parts.models.switch.reserve() as place:
         yield Exchange(request, parts, place)

@@ -31,8 +31,8 @@ from service.jobs.thumbnails import Thumbnails
 from service.jobs.webhook import check_webhook
 from service.metrics import Metrics
 from service.model_registry import ModelRegistry
+from service.model_service import ModelService
 from service.option_reading import options_from_json
-from service.registry import ServedModel
 from service.settings import Settings
 
 
@@ -45,14 +45,15 @@ class Submission:
         self._settings = settings
 
     def submit(
-        self, asked: CaptionJobRequest, *, model: ServedModel, idempotency_key: str | None
+        self, asked: CaptionJobRequest, *, models: ModelService, idempotency_key: str | None
     ) -> JobStatus:
-        """The job of a request.
+        """The job of a request, for the version that answers now where it names no other.
 
         Raises:
             ServiceError: an option, the dataset or the folder is wrong, or there are too many jobs.
         """
-        model.check_asked_for(options_from_json(asked.options).model)
+        wanted = options_from_json(asked.options).model
+        model = models.find(wanted).id if wanted else models.switch.current.model.id
         if asked.webhook is not None:
             check_webhook(asked.webhook.url, self._settings)
         jobs = self._parts.jobs
@@ -67,16 +68,16 @@ class Submission:
                 f"near-duplicates are looked for among {MAX_COMPARED} photos at most; "
                 f"the dataset has {dataset.num_items}"
             )
-        return jobs.submit(self._job(job_id, asked, dataset))
+        return jobs.submit(self._job(job_id, asked, dataset, model=model))
 
-    def _job(self, job_id: str, asked: CaptionJobRequest, dataset: Dataset) -> CaptionJob:
+    def _job(self, job_id: str, asked: CaptionJobRequest, dataset: Dataset, *, model: str) -> CaptionJob:
         return CaptionJob(
             id=job_id,
             created=now(),
             dataset=dataset.id,
             num_items=dataset.num_items,
             chunk_items=chunk_items_for(dataset.num_items, least=self._settings.job_chunk_items),
-            options=asked.options,
+            options={**asked.options, "model": model},
             outputs=tuple(dict.fromkeys(asked.outputs)),
             writes_to_folder=asked.write_to_folder,
             sidecar=asked.sidecar,

@@ -180,37 +180,6 @@ class ScoresResponse(BaseModel):
     timing: Timing
 
 
-class ModelInfo(BaseModel):
-    """A model version, in the shape of OpenAI's model object with our fields added."""
-
-    id: str = Field(description="name:version; `model` takes it, the name or the version.")
-    object: Literal["model"] = "model"
-    created: int = Field(description="When its weights were written, in seconds since 1970.")
-    owned_by: str = "semicap"
-    name: str
-    version: str
-    is_active: bool = Field(description="Whether it answers when no model is named.")
-    stage: str = Field(description="Training stage that made it.")
-    step: int = Field(description="Training steps of that stage.")
-    parent: str | None = Field(description="Version that it was trained from.")
-    scorer: ScorerRef
-    language: str = Field(description="Language of its captions, a BCP 47 tag.")
-
-
-class ModelDetail(ModelInfo):
-    """A model version with its model card."""
-
-    card: str = Field(description="Model card, Markdown.")
-    embedding_numbers: int = Field(description="Numbers that an `embedding` input has to have.")
-
-
-class ModelList(BaseModel):
-    """Model versions, in the shape of OpenAI's list."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelInfo]
-
-
 class Health(BaseModel):
     """That a health check passed."""
 

@@ -23,7 +23,7 @@ from service.engine.places import Places
 from service.engine.rate import RateMeter
 from service.engine.results import ImageCaptions, ImageScores, Priority
 from service.engine.settings import DEFAULTS, EngineSettings
-from service.engine.speed import with_speed
+from service.engine.speed import Speed, with_speed
 from service.engine.threads import limit_threads
 from service.engine.waiting import WaitingLine
 from service.engine.warmup import warm_up
@@ -44,6 +44,8 @@ class Engine:
     Args:
         observer: is told what happens, on the engine's threads and on those of callers.
         on_fatal: is called once when the engine's thread ends by an error, after every waiter was answered.
+        elsewhere: says how many images hold a place in other engines of the process than the one it is given;
+            they count towards max_depth.
     """
 
     def __init__(
@@ -53,11 +55,14 @@ class Engine:
         settings: EngineSettings = DEFAULTS,
         observer: EngineObserver = SILENT,
         on_fatal: Callable[[BaseException], None] = lambda error: None,
+        elsewhere: Callable[["Engine"], int] = lambda engine: 0,
     ) -> None:
         self._captioner = captioner.eval()
         self._settings = settings
         self._observer = observer
         self._on_fatal = on_fatal
+        self._elsewhere = elsewhere
+        self.speed: Speed | None = None
         self._changed = threading.Condition()
         self._state: State = "new"
         self._reserved = 0
@@ -115,11 +120,12 @@ class Engine:
                 if priority == "interactive"
                 else max(1, self._settings.max_depth // 2)
             )
-            if self.depth + count > limit:
-                retry_after_s = self._rate.retry_after_s(depth=self.depth)
-                raise QueueFullError(wanted=count, depth=self.depth, limit=limit, retry_after_s=retry_after_s)
+            depth = self._total_depth()
+            if depth + count > limit:
+                retry_after_s = self._rate.retry_after_s(depth=depth)
+                raise QueueFullError(wanted=count, depth=depth, limit=limit, retry_after_s=retry_after_s)
             self._reserved += count
-        self._observer.depth_changed(depth=self.depth)
+        self._observer.depth_changed(depth=self._total_depth())
         return Places(count, priority, self._give_back)
 
     def submit(
@@ -195,11 +201,14 @@ class Engine:
         read_ahead = 2 * self._settings.max_images
         return iter(CaptionStream(self, images, options, read_ahead=read_ahead, wanted=wanted))
 
+    def _total_depth(self) -> int:
+        return self.depth + self._elsewhere(self)
+
     def _give_back(self, count: int) -> None:
         with self._changed:
             self._reserved -= count
             self._changed.notify_all()
-        self._observer.depth_changed(depth=self.depth)
+        self._observer.depth_changed(depth=self._total_depth())
 
     def _require(self, *states: State) -> None:
         if self._state == "dead":
@@ -226,7 +235,7 @@ class Engine:
             self._accepted.discard(work)
             self._line.remove(work)
             self._changed.notify_all()
-        self._observer.depth_changed(depth=self.depth)
+        self._observer.depth_changed(depth=self._total_depth())
         if work.future.cancelled():
             work.future.set_running_or_notify_cancel()
             self._observer.lost("cancelled")
@@ -242,6 +251,7 @@ class Engine:
             limit_threads()
             use_gpu(self._captioner.device)
             self._captioner, speed = with_speed(self._captioner, self._settings.precision)
+            self.speed = speed
             self._observer.speed_chosen(speed)
             log.info("weights in %s; seconds measured: %s", speed.precision, dict(speed.measured_s))
             warm_up(self._captioner, encode_batch=self._settings.encode_batch)

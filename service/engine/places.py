@@ -34,6 +34,11 @@ class Places:
         self.take()
         return Places(1, self.priority, self._give_back)
 
+    def add(self, more: "Places") -> None:
+        """Takes over the places of another reservation in the same engine."""
+        self.left += more.left
+        more.left = 0
+
     def release(self) -> None:
         """Gives back what is left; safe to call twice."""
         left, self.left = self.left, 0

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from service.errors import CommandError
 
 URL_VARIABLE = "SEMICAP_URL"
+KEY_VARIABLE = "SEMICAP_API_KEY"
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 _TIMEOUT_S = 600.0
@@ -42,6 +43,11 @@ class JobClient:
             answer: dict[str, Any] = json.loads(response.read())
             return answer
 
+    def send(self, method: str, path: str) -> None:
+        """Asks for what has no answer but that it is done."""
+        with self._response(method, path):
+            pass
+
     def lines(self, path: str) -> Iterator[bytes]:
         """The answer line by line, as it comes."""
         with self._response("GET", path) as response:
@@ -65,7 +71,10 @@ class JobClient:
         with closing(self._connection()) as connection:
             try:
                 connection.request(
-                    method, self._parts.path.rstrip("/") + path, body=body, headers=headers or {}
+                    method,
+                    self._parts.path.rstrip("/") + path,
+                    body=body,
+                    headers={**_key_header(), **(headers or {})},
                 )
                 response = connection.getresponse()
                 if response.status >= 400:
@@ -80,6 +89,11 @@ class JobClient:
     def _connection(self) -> HTTPConnection:
         kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
         return kind(self._parts.hostname or "", self._parts.port, timeout=_TIMEOUT_S)
+
+
+def _key_header() -> dict[str, str]:
+    key = os.environ.get(KEY_VARIABLE)
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _problem(response: HTTPResponse) -> str:

@@ -1,21 +1,24 @@
 """`semicap worker`: the model, an engine around it, and the work."""
 
 import os
+from threading import Event
 from typing import Literal
 
 import structlog
 
-from models.checkpoint import CheckpointError
 from service.engine.engine import Engine, EngineSettings
-from service.errors import CommandError
+from service.engine.speed import Wanted
 from service.images import ImageLimits
 from service.jobs.captioner import ItemCaptioner
 from service.jobs.parts import JobParts
+from service.jobs.worker_models import WorkerModels
 from service.jobs.working import work
 from service.log import configure_logging
 from service.metrics import Metrics
-from service.model_store import ModelStore
-from service.registry import DeviceError, ServedModel, load_served_model
+from service.model_choice import load_chosen
+from service.model_registry import ModelRegistry
+from service.registry import ServedModel
+from service.serving import Loaded
 from service.settings import Settings
 
 Only = Literal["captions", "finetunes"]
@@ -41,12 +44,20 @@ def run_worker(settings: Settings, *, nice: bool, only: Only | None) -> int:
     parts = JobParts.build(settings)
     if only == "finetunes":  # it needs no model before there is a job, and then in a process of its own
         return work(settings, parts, captioner=None, metrics=Metrics(), takes_finetunes=True)
-    model = _load_model(settings)
+    registry = ModelRegistry(parts.store, settings.model_cache)
     metrics = Metrics()
-    engine = _start_engine(model, metrics, EngineSettings(precision=settings.precision))
+    model, choice = load_chosen(registry, settings)
+    models = WorkerModels(
+        registry,
+        default=choice,
+        first=Loaded(model, _start_engine(model, metrics, precision=settings.precision)),
+        start=lambda other, before: _start_engine(
+            other, metrics, precision=before.precision_for(other, settings.precision)
+        ),
+        device=settings.device,
+    )
     captioner = ItemCaptioner(
-        engine,
-        model,
+        models,
         parts.datasets,
         limits=ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
         decode_threads=settings.decode_threads,
@@ -54,22 +65,20 @@ def run_worker(settings: Settings, *, nice: bool, only: Only | None) -> int:
     try:
         return work(settings, parts, captioner=captioner, metrics=metrics, takes_finetunes=only != "captions")
     finally:
-        engine.stop(drain_s=0)
+        models.stop()
 
 
-def _load_model(settings: Settings) -> ServedModel:
-    try:
-        folder = ModelStore(settings.models_dir).find(settings.checkpoint)
-        return load_served_model(folder, device=settings.device)
-    except (CheckpointError, DeviceError) as error:
-        raise CommandError(str(error)) from error
-
-
-def _start_engine(model: ServedModel, metrics: Metrics, settings: EngineSettings) -> Engine:
-    clip = model.captioner.clip
-    metrics.set_model(name=model.name, version=model.version, scorer=clip.name, scorer_revision=clip.revision)
-    engine = Engine(model.captioner, settings=settings, observer=metrics, on_fatal=_die)
+def _start_engine(model: ServedModel, metrics: Metrics, *, precision: Wanted) -> Engine:
+    has_started = Event()  # a version that cannot run is its job's trouble, not the worker's end
+    engine = Engine(
+        model.captioner,
+        settings=EngineSettings(precision=precision),
+        observer=metrics,
+        on_fatal=lambda error: _die(error) if has_started.is_set() else None,
+    )
     engine.start()
+    has_started.set()
+    metrics.set_model(model.entry)
     return engine
 
 

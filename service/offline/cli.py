@@ -8,14 +8,12 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from models.checkpoint import CheckpointError
 from service.engine.options import CaptionOptions
 from service.errors import CommandError
 from service.offline.command import CaptionCommand
 from service.offline.outputs import OutputError
 from service.offline.photo_files import NoSuchPhotoError
 from service.option_reading import options_from_json
-from service.registry import DeviceError
 from service.settings import read_settings
 
 caption_app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -46,7 +44,7 @@ def caption(
     )
     try:
         return command.run(read_settings(checkpoint=checkpoint))
-    except (NoSuchPhotoError, OutputError, CheckpointError, DeviceError, OSError) as error:
+    except (NoSuchPhotoError, OutputError, OSError) as error:
         raise CommandError(str(error)) from error
 
 

@@ -13,11 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from service.engine.engine import Engine, EngineSettings
 from service.engine.options import CaptionOptions
 from service.images import ImageLimits
-from service.model_store import ModelStore
+from service.model_choice import load_chosen
+from service.model_registry import ModelRegistry
 from service.offline.caption_files import FileCaptioning, shared_sidecars, split_done
 from service.offline.outputs import HumanLines, JsonLines, JsonLinesFile, Output, Sidecars
 from service.offline.photo_files import find_photos
-from service.registry import ServedModel, load_served_model
+from service.registry import ServedModel
 from service.settings import Settings
 
 SOME_FAILED = 1
@@ -46,7 +47,7 @@ class CaptionCommand:
         """Captions what is left to do; the process's exit status.
 
         Raises:
-            NoSuchPhotoError, OutputError, CheckpointError, ServiceError, OSError: nothing could be started.
+            NoSuchPhotoError, OutputError, CommandError, ServiceError, OSError: nothing could be started.
         """
         photos = find_photos(self.paths)
         with ExitStack() as stack:
@@ -57,8 +58,9 @@ class CaptionCommand:
             for photo, owner in clashing.items():
                 listener.failed(photo, f"its sidecar would be that of {owner}; rename one of them")
             wanted = [photo for photo in to_do if photo not in clashing]
-            folder = ModelStore(settings.models_dir).find(settings.checkpoint)
-            model = load_served_model(folder, device=settings.device)
+            if settings.checkpoint is None and self.options.model is not None:
+                settings = settings.model_copy(update={"checkpoint": Path(self.options.model)})
+            model, _ = load_chosen(ModelRegistry.reading(settings), settings)
             model.check_asked_for(self.options.model)
             return self._caption(
                 wanted, model, settings=settings, outputs=outputs, listener=listener, skipped=skipped

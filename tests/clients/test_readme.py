@@ -25,7 +25,6 @@ from service.jobs.documents import ModelMade, TrainingRecord
 from service.jobs.parts import JobParts
 from service.jobs.queue import FINETUNE_QUEUE
 from service.model_registry import ModelRegistry
-from service.model_store import ModelStore
 from service.registry import ServedModel, load_served_model
 from service.settings import Settings
 from tests.browser.served import served
@@ -155,7 +154,7 @@ def _clipcap(reader: Reader) -> None:
     gpt2 = GPT2Config(vocab_size=tokenizer.vocab_size, n_embd=64, n_layer=1, n_head=1, n_positions=64)
     torch.save(ClipCap("mlp", gpt2, embed_dim=16).published_state(), reader.folder / "coco_weights.pt")
     assert reader.type("--clip", "clip", "--gpt2-files", "gpt2") == 0
-    assert ModelStore(Settings().models_dir).find(Path("clipcap-coco")) is not None
+    assert ModelRegistry.reading(Settings()).find("clipcap-coco").origin == "imported"
 
 
 @tries("semicap keys create NAME")

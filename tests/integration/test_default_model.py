@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import skimage.data
+from obstore.store import MemoryStore
 from PIL import Image
 from starlette.testclient import TestClient
 
 from service.api.app import create_app
 from service.api.examples import EXAMPLES_FILE, Example, read_examples
+from service.jobs.store import ArtifactStore
+from service.model_registry import ModelRegistry
 from service.registry import load_served_model
 from service.settings import Settings
 from tests.service import pictures
@@ -30,8 +33,10 @@ VARYING = {"id", "created", "created_at", "modified_at", "timing", "semicap"} | 
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(precision="fp32"), load_served_model(None, device="cpu"))) as client:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    registry = ModelRegistry(ArtifactStore(MemoryStore()), tmp_path_factory.mktemp("cache"))
+    model = load_served_model(None, device="cpu")
+    with TestClient(create_app(Settings(precision="fp32"), model, registry=registry)) as client:
         yield client
 
 

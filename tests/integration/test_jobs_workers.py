@@ -22,11 +22,12 @@ from service.jobs.datasets import DatasetWriter
 from service.jobs.outputs import captioned
 from service.jobs.parts import JobParts
 from service.registry import ServedModel
+from service.serving import Loaded
 from service.settings import Settings
 from tests.service import pictures
 from tests.service.jobs.broker import RunningBroker, running_broker
 from tests.service.jobs.conftest import job_on
-from tests.service.jobs.fakes import InlineWorker
+from tests.service.jobs.fakes import InlineWorker, OneModel
 
 WAIT_S = 600
 PHOTOS = 64
@@ -128,7 +129,9 @@ def _do_alone(parts: JobParts, model: ServedModel) -> None:
     engine.start()
     try:
         limits = ImageLimits(max_bytes=10**7, max_pixels=10**7)
-        captioner = ItemCaptioner(engine, model, parts.datasets, limits=limits, decode_threads=1)
+        captioner = ItemCaptioner(
+            OneModel(Loaded(model, engine)), parts.datasets, limits=limits, decode_threads=1
+        )
         InlineWorker(parts, captioner=captioner).do_all()
     finally:
         engine.stop(drain_s=0)

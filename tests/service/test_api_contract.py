@@ -4,6 +4,7 @@ import base64
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -18,6 +19,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from service.api.app import create_app
 from service.image_formats import MEDIA_TYPES
+from service.jobs.store import ArtifactStore
+from service.model_registry import ModelRegistry
 from service.problems import PROBLEM_MEDIA_TYPE, TYPE_PREFIX
 from service.registry import ServedModel
 from service.settings import Settings
@@ -35,6 +38,8 @@ EXPLAINED = {
     "unsupported-image-format",
     "broken-image",
     "model-not-found",
+    "invalid-model-name",  # as an alias
+    "no-earlier-model",
     "idempotency-key-reused",  # the generated requests share a few keys
     "invalid-dataset",  # a form whose files are no photos
     "unsupported-media-type",
@@ -56,7 +61,9 @@ class Api:
 
 
 @pytest.fixture(scope="module")
-def api(tiny_model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def api(
+    tiny_model: ServedModel, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("data")
     with running_broker(folder / "broker") as broker:
         settings = Settings(
@@ -65,7 +72,9 @@ def api(tiny_model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> It
             webhook_secret="whsec_" + 32 * "A",
             webhook_private=True,
         )
-        with served(create_app(settings, tiny_model)) as address:
+        registry = ModelRegistry(ArtifactStore.open(settings.store_location), settings.model_cache)
+        registry.activate(registry.publish(tiny_checkpoint, origin="imported").id)
+        with served(create_app(settings, tiny_model, registry=registry)) as address:
             yield Api(address, httpx2.get(f"{address}/openapi.json").json())
 
 

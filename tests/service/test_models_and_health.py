@@ -15,8 +15,9 @@ PHOTO = pictures.encoded(pictures.cat(), "JPEG")
 
 def test_model_list_has_openais_shape_with_our_fields(client: TestClient, tiny_model: ServedModel) -> None:
     body = client.get("/v1/models").json()
-    (model,) = body["data"]
+    model, shipped = body["data"]
     assert (body["object"], model["object"], model["owned_by"]) == ("list", "model", "semicap")
+    assert (shipped["origin"], shipped["is_active"]) == ("shipped", False)
     assert isinstance(model["created"], int)
     assert model["id"] == f"tiny:{tiny_model.version}"
     assert (model["stage"], model["is_active"], model["language"]) == ("supervised", True, "en")

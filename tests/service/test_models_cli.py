@@ -1,8 +1,7 @@
 """`semicap models` and the names that SEMICAP_CHECKPOINT takes."""
 
-import os
+import json
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +10,18 @@ import pytest
 import torch
 from transformers import GPT2Config
 
-from models.checkpoint import CheckpointError
 from models.random_model import PRESETS, made_up_vocabulary
+from service.api.app import create_app
 from service.cli import main
-from service.model_store import ModelStore
+from service.jobs.store import ArtifactStore
+from service.keys import KeyStore, Scope
+from service.model_registry import ModelRegistry, shipped_version
+from service.registry import load_served_model
+from service.settings import read_settings
+from tests.browser.served import served
 from tests.models.clipcap import ClipCap
 from tests.service import pictures
-from tests.tiny import byte_level_bpe, tiny_clip
+from tests.tiny import byte_level_bpe, tiny_checkpoint, tiny_clip
 
 Semicap = Callable[..., tuple[int, str, str]]
 
@@ -58,19 +62,19 @@ def import_weights(semicap: Semicap, weights: Path, name: str = "clipcap-coco") 
 def test_imported_model_is_listed_shown_and_captions_by_its_name(
     semicap: Semicap, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert semicap("models", "list") == (0, "", "")
+    assert re.fullmatch(r"\* \S+:\w{12}  shipped .* MB\n", semicap("models", "list")[1])
     status, out, _ = import_weights(semicap, weights)
     assert status == 0
-    version = re.findall(r"imported clipcap-coco/([0-9a-f]{12});", out)[0]
+    version = re.findall(r"imported clipcap-coco:([0-9a-f]{12});", out)[0]
     listed = semicap("models", "list")[1]
-    assert f"clipcap-coco/{version}  imported " in listed
+    assert f"  clipcap-coco:{version}  imported " in listed
     shown = semicap("models", "show", "clipcap-coco")[1]
-    assert shown.startswith(str(tmp_path / "data" / "models" / "clipcap-coco" / version))
+    assert json.loads(shown.partition("\n\n")[0])["id"] == f"clipcap-coco:{version}"
     assert "weights.pt" in shown
 
     photo = tmp_path / "cat.png"
     photo.write_bytes(pictures.encoded(pictures.cat(), "PNG"))
-    for name in ("clipcap-coco", f"clipcap-coco/{version}"):
+    for name in ("clipcap-coco", f"clipcap-coco/{version}", version):
         monkeypatch.setenv("SEMICAP_CHECKPOINT", name)
         status, out, err = semicap("caption", str(photo), "--json", "--strategy", "greedy")
         assert (status, err.count("Traceback")) == (0, 0)
@@ -81,7 +85,7 @@ def test_importing_the_same_weights_again_says_where_they_are(semicap: Semicap, 
     import_weights(semicap, weights)
     status, _, err = import_weights(semicap, weights)
     assert status == 2
-    assert "is here already; remove" in err
+    assert "is here already; semicap models delete" in err
     assert import_weights(semicap, weights, "other")[0] == 0
 
 
@@ -97,7 +101,7 @@ def test_what_cannot_be_imported_is_one_line_and_leaves_nothing(
         status, out, err = import_weights(semicap, file.parent / file.name, name)
         assert (status, out, len(err.splitlines())) == (2, "", 1)
         assert said in err
-    assert semicap("models", "list")[1] == ""
+    assert len(semicap("models", "list")[1].splitlines()) == 1
     assert not list((tmp_path / "data").rglob("*.safetensors"))
 
 
@@ -110,23 +114,8 @@ def test_unknown_name_says_which_there_are(
     status, _, err = semicap("api")
     assert status == 2
     assert "clipcap-cooc is not a checkpoint folder, and there is no model 'clipcap-cooc'" in err
-    assert "has clipcap-coco/" in err
+    assert "there are: clipcap-coco:" in err
     assert "there is no model 'nope'" in semicap("models", "show", "nope")[2]
-
-
-def test_a_name_means_its_newest_import(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    for age, version in enumerate(["new", "old"]):
-        folder = tmp_path / "pets" / version
-        shutil.copytree(tiny_checkpoint, folder)
-        os.utime(folder / "config.json", (1e9 - age, 1e9 - age))
-    store = ModelStore(tmp_path)
-    assert [one.id for one in store.models()] == ["pets/new", "pets/old"]
-    assert store.model("pets").version == "new"
-    assert store.find(Path("pets/old")) == tmp_path / "pets" / "old"
-    assert store.find(None) is None
-    assert store.find(tiny_checkpoint) == tiny_checkpoint
-    with pytest.raises(CheckpointError, match="pets/older"):
-        store.find(Path("pets/older"))
 
 
 def test_random_model_captions_by_its_name_and_is_the_same_for_the_same_seed(
@@ -135,7 +124,7 @@ def test_random_model_captions_by_its_name_and_is_the_same_for_the_same_seed(
     def create(name: str, seed: int) -> str:
         status, out, _ = semicap("models", "create-random", name, "--preset", "small", "--seed", str(seed))
         assert status == 0
-        return str(re.findall(rf"made {name}/([0-9a-f]{{12}});", out)[0])
+        return str(re.findall(rf"made {name}:([0-9a-f]{{12}});", out)[0])
 
     assert create("one", 1) == create("again", 1) != create("other", 2)
     photo = tmp_path / "cat.png"
@@ -157,3 +146,42 @@ def test_reference_preset_has_as_many_words_as_gpt2() -> None:
     assert tokenizer.vocab_size == 50257
     text = "bako dimula"
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_store_is_changed_directly_or_through_a_service_with_a_key(
+    semicap: Semicap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (1, 2):
+        checkpoint = tiny_checkpoint(tmp_path / str(seed), seed=seed)
+        assert semicap("models", "import", str(checkpoint))[0] == 0
+    settings = read_settings()
+    store = ArtifactStore.open(settings.store_location)
+    registry = ModelRegistry(store, settings.model_cache)
+    second, first = (one for one in registry.versions() if one.name == "tiny")
+
+    assert semicap("models", "activate", first.version)[1] == f"{first.id} is active\n"
+    secret, _ = KeyStore(settings.keys_file).create("operator", (Scope.ADMIN,))
+    monkeypatch.setenv("SEMICAP_API_KEY", secret)
+    model = load_served_model(registry.folder(first), device="cpu", entry=first)
+    with served(create_app(settings, model, registry=registry)) as address:
+        at = ("--url", address)
+        assert semicap("models", "alias", "museum", second.id, *at)[1] == f"museum means {second.id}\n"
+        assert semicap("models", "activate", "museum", *at)[1] == f"{second.id} is active\n"
+        remote, local = semicap("models", "list", *at)[1], semicap("models", "list")[1]
+        assert remote == local
+        assert f"* {second.id}" in remote
+        assert "alias museum" in remote
+        assert '"is_active": true' in semicap("models", "show", "museum", *at)[1]
+        assert semicap("models", "rollback", *at)[1] == f"{first.id} is active\n"
+        status, _, err = semicap("models", "delete", second.id, *at)
+        assert (status, len(err.splitlines())) == (2, 1)
+        assert "is what the alias 'museum' means: it cannot be deleted" in err
+        assert semicap("models", "alias", "museum", "--remove", *at)[0] == 0
+        assert semicap("models", "delete", second.id, *at)[0] == 0
+        monkeypatch.delenv("SEMICAP_API_KEY")
+        assert "API key" in semicap("models", "rollback", *at)[2]
+    assert second.id not in semicap("models", "list")[1]
+    assert semicap("models", "rollback")[1] == f"{shipped_version().id} is active\n"
+    assert "nothing that was active before" in semicap("models", "rollback")[2]
+    assert semicap("models", "delete", first.id)[0] == 0
+    assert "name the MODEL" in semicap("models", "alias", "museum")[2]

@@ -10,7 +10,6 @@ from service.api.growing import GrowingTexts
 from service.captioning import ImageInput, ImageOutcome
 from service.engine.options import CaptionOptions
 from service.engine.results import ImageCaptions, ScoredCaption, StageTimings
-from service.registry import ServedModel
 
 _WORDS = re.compile(r"\S+\s*|\s+")
 
@@ -69,9 +68,7 @@ def reply_of(answered: Answered) -> Reply:
     )
 
 
-async def open_reply(
-    talk: Exchange, images: Sequence[ImageInput], options: CaptionOptions, *, model: ServedModel
-) -> ReplyStream:
+async def open_reply(talk: Exchange, images: Sequence[ImageInput], options: CaptionOptions) -> ReplyStream:
     """A reply in pieces.
 
     One image's caption that is decided token by token comes as it is decided. A beam search, several captions
@@ -83,7 +80,7 @@ async def open_reply(
     is_single = options.strategy == "greedy" or (options.strategy == "sample" and options.num_captions == 1)
     if len(images) == 1 and is_single:
         stream = await talk.stream(images[0], options)
-        growing = GrowingTexts(model.captioner.tokenizer, options)
+        growing = GrowingTexts(talk.model.captioner.tokenizer, options)
         return ReplyStream(_as_decided(stream, talk, growing), stream)
     return ReplyStream(_word_by_word(reply_of(await talk.captions(images, options))))
 

@@ -59,6 +59,6 @@ async def stream_captions(request: Request, parts: UseParts) -> Response:
     with exchange(request, parts) as talk:
         asked = await talk.read(read_caption_request)
         stream = await talk.stream(only_image(asked.images), asked.options)
-    growing = GrowingTexts(parts.model.captioner.tokenizer, asked.options)
+    growing = GrowingTexts(talk.model.captioner.tokenizer, asked.options)
     events = caption_events(stream, talk, growing=growing, options=asked.options)
     return LiveResponse(events, media_type=EVENT_STREAM, source=stream)

@@ -69,7 +69,7 @@ def create_caption_job(
 
     With an `Idempotency-Key` the same request again answers with the same job.
     """
-    status = jobs.submission.submit(asked, model=parts.model, idempotency_key=idempotency_key)
+    status = jobs.submission.submit(asked, models=parts.models, idempotency_key=idempotency_key)
     response.headers["Location"] = f"/v1/jobs/{status.job.id}"
     return job_info(status)
 

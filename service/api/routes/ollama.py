@@ -71,19 +71,20 @@ async def ollama_chat(request: Request, parts: UseParts) -> object:
 async def _answer(
     request: Request, parts: Parts, kind: type[GenerateRequest] | type[OllamaChatRequest], make: MakeAnswer
 ) -> object:
-    model = parts.model
     with exchange(request, parts) as talk:
         asked: GenerateRequest | OllamaChatRequest = await talk.read(partial(read_json, model=kind))
-        check_client_model(model, asked.model)
         if asked.asks_to_load:
-            return loaded(make, model=model.id)
+            check_client_model(talk.model, asked.model)
+            return loaded(make, model=talk.model.id)
         images, options = (
             await json_images(request, asked.json_images, parts.input_limits),
             asked.caption_options,
         )
+        model = talk.bind(len(images))
+        check_client_model(model, asked.model)
         if not asked.is_streamed:
             return whole_answer(make, reply_of(await talk.captions(images, options)), model=model.id)
-        reply = await open_reply(talk, images, options, model=model)
+        reply = await open_reply(talk, images, options)
     lines = answer_lines(make, reply, model=model.id)
     return LiveResponse(lines, media_type=JSON_LINES, source=reply.source)
 

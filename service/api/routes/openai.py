@@ -39,18 +39,18 @@ async def create_chat_completion(request: Request, parts: UseParts) -> ChatCompl
     caption options are honoured (`extra_body` in OpenAI's client), others ignored; `temperature` matters with
     `strategy: sample` only. A chat without an image is answered by a `refusal` and no content.
     """
-    model = parts.model
     with exchange(request, parts) as talk:
         asked = await talk.read(partial(read_json, model=ChatRequest))
-        check_client_model(model, asked.model)
         options, wanted = asked.options, asked.images
+        images = await json_images(request, wanted, parts.input_limits) if wanted else []
+        model = talk.bind(max(1, len(images)))
+        check_client_model(model, asked.model)
         if not wanted and asked.stream:
             return LiveResponse(refusal_chunks(model=model.id), media_type=EVENT_STREAM)
         if not wanted:
             return refusal(model=model.id)
-        images = await json_images(request, wanted, parts.input_limits)
         if not asked.stream:
             return completion_of(reply_of(await talk.captions(images, options)), model=model.id)
-        reply = await open_reply(talk, images, options, model=model)
+        reply = await open_reply(talk, images, options)
     chunks = completion_chunks(reply, model=model.id, wants_usage=asked.wants_usage)
     return LiveResponse(chunks, media_type=EVENT_STREAM, source=reply.source)

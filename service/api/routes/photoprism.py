@@ -25,6 +25,6 @@ async def photoprism_caption(request: Request, parts: UseParts) -> VisionRespons
     """One caption; of several views of a photo the one that fits its view best."""
     with exchange(request, parts) as talk:
         asked = await talk.read(partial(read_json, model=VisionRequest))
-        check_client_model(parts.model, asked.model)
         images = await json_images(request, asked.json_images, parts.input_limits)
+        check_client_model(talk.bind(len(images)), asked.model)
         return vision_response(await talk.captions(images, client_options({})), id=asked.id)

@@ -5,11 +5,15 @@ import json
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from service.engine.engine import Engine, EngineSettings
 from service.errors import BrokenImageError, PhotoLostError
 from service.jobs.chunks import Captions, ChunkLimits, ChunkRunner, Embeddings
 from service.jobs.datasets import Datasets
@@ -18,10 +22,25 @@ from service.jobs.failures import failed_result
 from service.jobs.finishing import Finisher
 from service.jobs.parts import JobParts
 from service.jobs.queue import CAPTION_CHUNK, ENDS_QUEUE, QUEUE
+from service.jobs.worker_models import WorkerModels
 from service.metrics import Metrics
+from service.model_choice import Choice
+from service.model_registry import ModelRegistry
+from service.registry import ServedModel
+from service.serving import Loaded
 
 MAX_BYTES = 1024 * 1024
 MODEL = {"name": "fake", "version": "1"}
+
+
+@dataclass(frozen=True)
+class OneModel:
+    """One version, whatever a job asks for."""
+
+    loaded: Loaded
+
+    def serve(self, wanted: str | None) -> Loaded:
+        return self.loaded
 
 
 class FakeCaptions:
@@ -119,3 +138,26 @@ class InlineWorker:
         """Until the queue is empty."""
         while self.do_one():
             pass
+
+
+@contextmanager
+def worker_models(parts: JobParts, default: Choice) -> Iterator[WorkerModels]:
+    """A worker's models, at full precision."""
+
+    def start(model: ServedModel, before: Loaded | None = None) -> Engine:
+        engine = Engine(model.captioner, settings=EngineSettings(precision="fp32"))
+        engine.start()
+        return engine
+
+    first = default.load(device="cpu")
+    models = WorkerModels(
+        ModelRegistry(parts.store, Path("no-cache")),
+        default=default,
+        first=Loaded(first, start(first)),
+        start=start,
+        device="cpu",
+    )
+    try:
+        yield models
+    finally:
+        models.stop()

@@ -13,8 +13,9 @@ from service.jobs.failures import worth_retrying
 from service.jobs.outputs import captioned, errors
 from service.jobs.parts import JobParts
 from service.registry import ServedModel
+from service.serving import Loaded
 from tests.service.jobs.conftest import dataset_of, job_on, photo, photo_folder
-from tests.service.jobs.fakes import InlineWorker
+from tests.service.jobs.fakes import InlineWorker, OneModel
 
 GOOD, REPAIRED = 960, 10
 
@@ -42,7 +43,9 @@ def test_forty_broken_among_a_thousand_are_forty_error_lines_and_a_retry_runs_th
     engine.start()
     try:
         limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
-        captioner = ItemCaptioner(engine, tiny_model, parts.datasets, limits=limits, decode_threads=2)
+        captioner = ItemCaptioner(
+            OneModel(Loaded(tiny_model, engine)), parts.datasets, limits=limits, decode_threads=2
+        )
         worker = InlineWorker(parts, captioner=captioner, save_s=3)
         worker.do_all()
         status = parts.jobs.status(job.id)

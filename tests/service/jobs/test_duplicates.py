@@ -21,9 +21,10 @@ from service.jobs.outputs import DUPLICATES
 from service.jobs.parts import JobParts
 from service.metrics import Metrics
 from service.registry import ServedModel
+from service.serving import Loaded
 from tests.service import pictures
 from tests.service.jobs.conftest import job_on
-from tests.service.jobs.fakes import InlineWorker
+from tests.service.jobs.fakes import InlineWorker, OneModel
 
 GREEDY = {"strategy": "greedy"}
 
@@ -50,7 +51,7 @@ def captioner(parts: JobParts, tiny_model: ServedModel, done: Counted) -> Iterat
     engine.start()
     done.counts.clear()
     limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
-    yield ItemCaptioner(engine, tiny_model, parts.datasets, limits=limits, decode_threads=2)
+    yield ItemCaptioner(OneModel(Loaded(tiny_model, engine)), parts.datasets, limits=limits, decode_threads=2)
     engine.stop(drain_s=0)
 
 

@@ -5,21 +5,30 @@ import json
 import re
 import zipfile
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from service.engine.engine import Engine
+from service.api.app import create_app
 from service.images import ImageLimits
 from service.jobs.captioner import ItemCaptioner
+from service.jobs.datasets import Datasets
 from service.jobs.idempotency import claim_job_id
+from service.jobs.model_use import models_of_jobs
+from service.jobs.store import ArtifactStore
+from service.model_choice import Choice
+from service.model_registry import ModelRegistry
 from service.registry import ServedModel
+from service.settings import Settings
 from tests.service import pictures
 from tests.service.conftest import MakeClient
+from tests.service.jobs.broker import RunningBroker
 from tests.service.jobs.conftest import photo
-from tests.service.jobs.fakes import InlineWorker
+from tests.service.jobs.fakes import InlineWorker, worker_models
 from tests.service.jobs.over_http import finish, job_parts, lines, submit, upload
+from tests.tiny import tiny_checkpoint as make_tiny_checkpoint
 
 
 def test_upload_job_and_results(client: TestClient) -> None:
@@ -199,7 +208,9 @@ def test_service_without_a_broker_captions_and_says_what_jobs_need(make_client: 
     assert client.get("/health/ready").status_code == 200
 
 
-def test_worker_captions_as_the_api_does(client: TestClient, tiny_model: ServedModel) -> None:
+def test_worker_captions_as_the_api_does(
+    client: TestClient, tiny_model: ServedModel, tiny_checkpoint: Path
+) -> None:
     photos = pictures.photos(6)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as zipped:
@@ -209,15 +220,11 @@ def test_worker_captions_as_the_api_does(client: TestClient, tiny_model: ServedM
         "/v1/datasets", content=file.getvalue(), headers={"Content-Type": "application/zip"}
     ).json()
     job = submit(client, dataset=dataset["id"], options={"strategy": "greedy"})["id"]
-    engine = Engine(tiny_model.captioner)
-    engine.start()
-    try:
-        parts = job_parts(client)
-        limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
-        captioner = ItemCaptioner(engine, tiny_model, parts.datasets, limits=limits, decode_threads=2)
+    parts = job_parts(client)
+    limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
+    with worker_models(parts, Choice(tiny_model.entry, tiny_checkpoint, is_pinned=True)) as models:
+        captioner = ItemCaptioner(models, parts.datasets, limits=limits, decode_threads=2)
         InlineWorker(parts, captioner=captioner).do_all()
-    finally:
-        engine.stop(drain_s=0)
     results = lines(client, f"/v1/jobs/{job}/results")
     assert len(results) == 6
     for data, line in zip(photos, results, strict=True):
@@ -230,3 +237,41 @@ def test_worker_captions_as_the_api_does(client: TestClient, tiny_model: ServedM
         assert line["model"] == answer.json()["model"]
     (error,) = lines(client, f"/v1/jobs/{job}/errors")
     assert (error["file_name"], error["error"]["type"]) == ("6.jpg", "urn:semicap:problem:broken-image")
+
+
+def test_worker_captions_with_the_version_that_the_job_names(
+    broker: RunningBroker, tiny_model: ServedModel, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = Settings(
+        data_dir=tmp_path, redis_url=broker.url, precision="fp32", checkpoint=Path("tiny"), job_chunk_items=5
+    )
+    store = ArtifactStore.open(settings.store_location)
+    registry = ModelRegistry(store, settings.model_cache)
+    other, gone = (
+        registry.publish(make_tiny_checkpoint(tmp_path / str(seed), seed=seed), origin="imported")
+        for seed in (7, 8)
+    )
+    broker.flush()
+    with TestClient(create_app(settings, tiny_model, registry=registry)) as client:
+        job_parts(client).keeper.stop()
+        dataset = upload(client, 3)["id"]
+        wanted = [{}, {"model": other.version}, {"model": gone.id}, {"model": "tiny"}]
+        jobs = [submit(client, dataset=dataset, options={"strategy": "greedy", **one}) for one in wanted]
+        assert list(models_of_jobs(store)) == [tiny_model.id, other.id, gone.id]
+        unknown = client.post("/v1/jobs/captions", json={"dataset": dataset, "options": {"model": "none"}})
+        assert (unknown.status_code, unknown.json()["type"]) == (404, "urn:semicap:problem:model-not-found")
+
+        store.delete([f"models/versions/tiny/{gone.version}.json"])
+        limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
+        default = Choice(tiny_model.entry, tiny_checkpoint, is_pinned=True)
+        with worker_models(job_parts(client), default) as models:
+            captioner = ItemCaptioner(models, Datasets(store), limits=limits, decode_threads=2)
+            InlineWorker(job_parts(client), captioner=captioner).do_all()
+            registry.activate(other.id)
+            assert models.serve(None).model.id == tiny_model.id
+        for job, version in zip(jobs, (tiny_model, other, None, tiny_model), strict=True):
+            results = lines(client, f"/v1/jobs/{job['id']}/results")
+            assert [line["model"]["version"] for line in results] == [version.version] * 3 if version else []
+        errors = lines(client, f"/v1/jobs/{jobs[2]['id']}/errors")
+        assert [line["error"]["type"] for line in errors] == ["urn:semicap:problem:model-unavailable"] * 3
+        assert client.post(f"/v1/jobs/{jobs[2]['id']}/retry").json()["retried"] == 3
