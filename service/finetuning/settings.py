@@ -2,7 +2,7 @@
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from service.option_reading import unknown_name
 
@@ -69,6 +69,14 @@ class FinetuneSettings(BaseModel):
             if name not in cls.model_fields:
                 raise ValueError(unknown_name(str(name), tuple(cls.model_fields), kind="setting")[0])
         return values
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole_numbers_are_integers(cls, value: Any, field: ValidationInfo) -> Any:
+        """As JSON has it: 100.0 is an integer."""
+        wants_integer = cls.model_fields[field.field_name or ""].annotation is int
+        is_whole = isinstance(value, float) and value.is_integer()
+        return int(value) if wants_integer and is_whole else value
 
     @model_validator(mode="after")
     def _has_a_reward(self) -> Self:
