@@ -118,7 +118,7 @@ def test_errors_have_openais_shape(
 
 
 def test_models_are_listed_and_found(client: openai.OpenAI, tiny_model: ServedModel) -> None:
-    assert [model.id for model in client.models.list()] == [tiny_model.id]
+    assert tiny_model.id in [model.id for model in client.models.list()]
     assert client.models.retrieve(tiny_model.id).owned_by == "semicap"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-4o")
