@@ -184,7 +184,8 @@ def _json_images(images: list[str] | None) -> list[JsonImage]:
 
 
 def _ns(seconds: float) -> int:
-    return round(seconds * 1e9)
+    """At least 1: clients divide by it, and a caption that was known already took no time."""
+    return max(1, round(seconds * 1e9))
 
 
 def _now() -> str:
