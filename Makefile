@@ -26,13 +26,14 @@ serve: $(INSTALLED)  ## run the service on http://127.0.0.1:8000
 test: $(INSTALLED)  ## run every test
 	OMP_WAIT_POLICY=passive $(BIN)/pytest
 
-check: $(INSTALLED)  ## lint, types, import contracts, Dockerfile, compose file
+check: $(INSTALLED)  ## lint, types, import contracts, Dockerfile, compose file, manifests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/kubernetes-validate --strict --quiet $(filter-out %/kustomization.yaml %/autoscaling.yaml,$(wildcard docker/kubernetes/*.yaml))
 
 format: $(INSTALLED)  ## lay the code out and mend what ruff can mend
 	$(BIN)/ruff check --fix-only .
@@ -47,7 +48,7 @@ default-model: $(INSTALLED)  ## train the default model again: DATA=folder of ph
 	$(BIN)/semicap train recipe training/recipes/second-scorer --data "$(DATA)" --out runs/second-scorer
 	$(BIN)/semicap train recipe training/recipes/default --data "$(DATA)" --out runs/default
 	rm -rf $(DEFAULT_MODEL).new
-	cp -R runs/default/6-release/model $(DEFAULT_MODEL).new
+	cp -R runs/default/9-release/model $(DEFAULT_MODEL).new
 	rm -rf $(DEFAULT_MODEL).old
 	test ! -e $(DEFAULT_MODEL) || mv $(DEFAULT_MODEL) $(DEFAULT_MODEL).old
 	mv $(DEFAULT_MODEL).new $(DEFAULT_MODEL)

@@ -1,16 +1,19 @@
 """Our decoding against transformers' `generate`, same weights: `python -m benchmarks.generate`.
 
-GPT-2 small at random weights behind a prefix of 10, 20 new tokens. CPU seconds of all threads, medians of
-interleaved runs, as ratios: a busy machine moves them little. The captions of both must be equal in fp32; for
-bf16 and int8 the share of equal tokens is printed (random weights make near ties, which rounding decides).
+GPT-2 small at random weights behind a prefix of 10, 20 new tokens. Medians of interleaved runs, as ratios.
+The captions of both must be equal in fp32; for bf16 and int8 the share of equal tokens is printed (random
+weights make near ties, which rounding decides). CTranslate2's int8 stands beside them where it is installed
+(`pip install ctranslate2`; it is no dependency): behind a prompt of 10 tokens, as it takes no embeddings.
 """
 
 import argparse
 import copy
-import statistics
-import time
+import importlib
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,16 +22,19 @@ from rich.table import Table
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from benchmarks.timing import add_arguments, medians
 from models.config import DecoderConfig
 from models.decode import decode
 from models.decoder import CaptionDecoder
 from models.generation import GenerationOptions
 from models.gpt2 import load_gpt2
 from models.packing import packed_decoder
+from models.random_model import made_up_vocabulary
 
 PREFIX, NEW_TOKENS, EOS = 10, 20, 50256
 WORK = (("greedy", 1, 1), ("greedy", 1, 8), ("greedy", 1, 32), ("beam", 5, 1), ("beam", 5, 8))
 BASE = "generate bf16"
+PEER = "CTranslate2 int8"
 
 Captions = list[list[int]]
 
@@ -44,31 +50,37 @@ class Tokens:
 def main() -> None:
     """Times every way on every kind of work and prints ratios to `generate` in bf16."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    add_arguments(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    ways = _ways(seed=0)
-    table = Table("work", *(f"{name}" for name in ways), box=None)
-    equal = Table("equal tokens", *ways, box=None)
+    console = Console(width=160)
+    with tempfile.TemporaryDirectory() as scratch:
+        ways = _ways(Path(scratch), seed=0, threads=arguments.threads, say=console.print)
+    table = Table("work", *ways, box=None)
+    own = [name for name in ways if name != PEER]
+    equal = Table("equal tokens", *own, box=None)
     for strategy, beams, images in WORK:
         prefix = torch.randn(images, PREFIX, 768, generator=torch.Generator().manual_seed(images))
-        times, captions = _measure(ways, prefix, beams=beams, runs=arguments.runs)
+        captions = {name: ways[name](prefix, beams) for name in own}
         if captions["ours fp32"] != captions["generate fp32"]:
             raise SystemExit(f"{strategy} {images}: the captions differ in fp32")
+        here = {name: partial(way, prefix, beams) for name, way in ways.items()}
+        times = medians(here, runs=arguments.runs, clock=arguments.clock)
         name = f"{strategy}{f' {beams}' if beams > 1 else ''}, batch {images}"
         table.add_row(name, *(_cell(times, way) for way in ways))
         expected = captions["generate fp32"]
-        equal.add_row(name, *(f"{_agreement(captions[way], expected):.0%}" for way in ways))
-    console = Console(width=140)
+        equal.add_row(name, *(f"{_agreement(captions[way], expected):.0%}" for way in own))
     console.print(
-        f"{arguments.threads} threads, median of {arguments.runs}: CPU seconds, and speed against {BASE}"
+        f"{arguments.threads} threads, {arguments.clock} seconds, median of {arguments.runs}; "
+        f"in brackets the speed against {BASE}"
     )
     console.print(table)
     console.print(equal)
 
 
-def _ways(*, seed: int) -> Mapping[str, Callable[[Tensor, int], Captions]]:
+def _ways(
+    scratch: Path, *, seed: int, threads: int, say: Callable[[str], None]
+) -> Mapping[str, Callable[[Tensor, int], Captions]]:
     torch.manual_seed(seed)
     gpt2: Any = GPT2LMHeadModel(GPT2Config())
     gpt2.eval()
@@ -76,13 +88,44 @@ def _ways(*, seed: int) -> Mapping[str, Callable[[Tensor, int], Captions]]:
     decoder = CaptionDecoder(config, prefix_length=PREFIX).eval()
     load_gpt2(decoder, gpt2)
     half = copy.deepcopy(gpt2).bfloat16()
-    return {
+    ways = {
         "generate fp32": lambda prefix, beams: _generate(gpt2, prefix, beams),
         BASE: lambda prefix, beams: _generate(half, prefix.bfloat16(), beams),
         "ours fp32": lambda prefix, beams: _decode(decoder, prefix, beams),
         "ours bf16": _packed_way(decoder, "bf16"),
         "ours int8": _packed_way(decoder, "int8"),
     }
+    try:
+        return ways | {PEER: _ctranslate2_way(gpt2, scratch, threads=threads)}
+    except ImportError:
+        say(f"{PEER} is left out: pip install ctranslate2 to compare with it")
+        return ways
+
+
+def _ctranslate2_way(gpt2: Any, scratch: Path, *, threads: int) -> Callable[[Tensor, int], Captions]:
+    """The same weights in CTranslate2, behind a prompt of PREFIX tokens."""
+    ctranslate2: Any = importlib.import_module("ctranslate2")
+    gpt2.save_pretrained(scratch / "gpt2")
+    tokenizer = made_up_vocabulary(50_000)
+    tokenizer.save(scratch / "gpt2")
+    converter = ctranslate2.converters.TransformersConverter(str(scratch / "gpt2"))
+    converter.convert(str(scratch / "converted"), quantization="int8")
+    generator = ctranslate2.Generator(
+        str(scratch / "converted"), device="cpu", compute_type="int8", intra_threads=threads
+    )
+    words = [f"\u0120{word}" for word in ["ba", "be", "bi", "bo", "bu", "ka", "ke", "ki", "ko", "ku"]]
+
+    def run(prefix: Tensor, beams: int) -> Captions:
+        results = generator.generate_batch(
+            [words] * len(prefix),
+            beam_size=beams,
+            min_length=NEW_TOKENS,
+            max_length=NEW_TOKENS,
+            include_prompt_in_result=False,
+        )
+        return [result.sequences_ids[0] for result in results]
+
+    return run
 
 
 def _packed_way(decoder: CaptionDecoder, precision: Any) -> Callable[[Tensor, int], Captions]:
@@ -114,19 +157,6 @@ def _decode(decoder: CaptionDecoder, prefix: Tensor, beams: int) -> Captions:
     )
     candidates = decode(decoder, prefix, options, tokens=Tokens(), max_images=len(prefix))
     return [list(image[0].token_ids) for image in candidates]
-
-
-def _measure(
-    ways: Mapping[str, Callable[[Tensor, int], Captions]], prefix: Tensor, *, beams: int, runs: int
-) -> tuple[dict[str, float], dict[str, Captions]]:
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    captions = {name: way(prefix, beams) for name, way in ways.items()}  # also the warm-up
-    for _ in range(runs):
-        for name, way in ways.items():
-            began = time.process_time()
-            way(prefix, beams)
-            times[name].append(time.process_time() - began)
-    return {name: statistics.median(each) for name, each in times.items()}, captions
 
 
 def _agreement(captions: Captions, expected: Captions) -> float:

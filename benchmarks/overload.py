@@ -92,6 +92,7 @@ def main() -> None:
     environment = {
         "SEMICAP_MAX_QUEUED_IMAGES": str(arguments.queue),
         "SEMICAP_DEADLINE_S": str(arguments.deadline_s),
+        "SEMICAP_REPEATED_IMAGES": "0",  # all requests post the same photo
     }
     environment["SEMICAP_MAX_IMAGES_PER_REQUEST"] = str(min(64, arguments.queue))
     if arguments.checkpoint:

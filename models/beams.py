@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.generation import MAX_BEAMS, Candidate, GenerationOptions
 from models.next_token import NEVER
+from models.top_scores import highest
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def best_continuations(
     members, num_beams = groups.members, groups.num_beams
     width = members.shape[1]
     per_row = min(2 * width, token_scores.shape[1])
-    row_scores, row_ids = token_scores.topk(per_row, dim=1)
+    row_scores, row_ids = highest(token_scores, per_row)
     is_beam = torch.arange(width, device=members.device) < num_beams.unsqueeze(1)
     all_scores = (row_scores + beam_scores.unsqueeze(1))[members].masked_fill(~is_beam.unsqueeze(2), NEVER)
     scores, found = all_scores.flatten(1).topk(min(2 * width, width * per_row), dim=1)

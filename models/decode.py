@@ -23,8 +23,13 @@ def decode(
     Raises:
         DecodingError: the model's logits are not finite for some image.
     """
-    bounds = {"max_images": max_images, "max_rows": max_images * options.num_rows}
-    batch = DecodingBatch(decoder, tokens, max_tokens=options.max_tokens, **bounds)
+    batch = DecodingBatch(
+        decoder,
+        tokens,
+        max_images=max_images,
+        max_rows=max_images * options.num_rows,
+        max_tokens=options.max_tokens,
+    )
     captions: list[list[Candidate]] = [[] for _ in range(len(prefixes))]
     places: dict[int, int] = {}
     added = 0

@@ -10,6 +10,15 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from models.config import DecoderConfig
+from models.kv_cache import CacheView, KVCache, cache_dtype
+
+
+class AddingLayer(nn.Module):
+    """A linear layer that can add its result to the residual stream in the same pass."""
+
+    def added(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """x + layer(hidden)."""
+        raise NotImplementedError
 
 
 class Attention(nn.Module):
@@ -58,6 +67,13 @@ class Block(nn.Module):
         queries, keys, values = self.attention.project(self.norm_1(x))
         return queries, keys, values
 
+    def step(self, x: Float[Tensor, "rows width"], view: CacheView, layer: int) -> Tensor:
+        """The layer's output for one new token of each row; no dropout, no gradient."""
+        attention = self.attention
+        mixed = view.attend(attention.qkv(self.norm_1(x)), layer=layer, heads=attention.heads)
+        x = _added(x, attention.out, mixed)
+        return _added(x, self.down, self.activation(self.up(self.norm_2(x))))
+
     def finish(self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """The layer's output, given what its queries may look at."""
         if self.recomputes and torch.is_grad_enabled():
@@ -71,21 +87,6 @@ class Block(nn.Module):
         x = x + self.dropout(self.attention.attend(queries, keys, values, mask))
         hidden = self.activation(self.up(self.norm_2(x)))
         return x + self.dropout(self.down(hidden))  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class KVCache:
-    """Preallocated keys and values for captions in flight.
-
-    Prefixes live apart from captions, so that all beams of an image share one copy of its prefix.
-
-    Args:
-        prefix: keys and values, (2, layers, image slots, heads, prefix, head_width).
-        tokens: keys and values, (2, layers, rows, tokens, heads, head_width).
-    """
-
-    prefix: Tensor
-    tokens: Tensor
 
 
 @dataclass(frozen=True)
@@ -210,22 +211,20 @@ class CaptionDecoder(nn.Module):
     def new_cache(self, *, images: int, rows: int, max_tokens: int) -> KVCache:
         """An empty cache for `images` prefixes and `rows` captions of up to `max_tokens` tokens."""
         weight = self.token_embedding.weight
-        device = weight.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        heads, head_width = self.config.heads, self.config.width // self.config.heads
-        shape = (2, self.config.layers, images, heads, self.prefix_length, head_width)
-        prefix = weight.new_zeros(shape, dtype=dtype)
-        tokens = weight.new_zeros((2, self.config.layers, rows, max_tokens, heads, head_width), dtype=dtype)
-        return KVCache(prefix, tokens)
+        cells = images * self.prefix_length + rows * max_tokens
+        shape = (self.config.layers, cells, 2 * self.config.width)
+        zeros = weight.new_zeros(shape, dtype=cache_dtype(weight))
+        return KVCache(zeros, images, self.prefix_length, max_tokens)
 
     def prefill(
         self, prefix: Float[Tensor, "images prefix width"], cache: KVCache, image_slots: Int[Tensor, "images"]
     ) -> Float[Tensor, "images vocab"]:
         """Reads prefixes into their slots of the cache; returns the logits of the first token of each."""
         last, keys_values = self._read_prefix(prefix.to(self.position_embedding.weight.dtype))
-        for layer, (keys, values) in enumerate(keys_values):
-            cache.prefix[0, layer].index_copy_(0, image_slots, keys)
-            cache.prefix[1, layer].index_copy_(0, image_slots, values)
+        cells = cache.cells_of_prefixes(image_slots).flatten()
+        for layer, both in enumerate(keys_values):
+            beside = torch.cat([one.transpose(1, 2).flatten(2) for one in both], dim=2).flatten(0, 1)
+            cache.cells[layer].index_copy_(0, cells, beside.to(cache.cells.dtype))
         return self._logits(self.norm(last))
 
     def step(
@@ -245,25 +244,21 @@ class CaptionDecoder(nn.Module):
             rows: cache row that this token is written to, all different.
             image_slots: prefix slot of each row; beams of an image share one.
             ancestors: for each row and earlier position, the cache row which holds that token. Beams are
-                reordered by permuting this table. Columns from `lengths` on are not read.
+                reordered by permuting this table. Columns from `lengths` on are not read; there is at least
+                one more than the longest of `lengths`.
             lengths: tokens fed before this one; rows of different length may stand side by side.
         """
-        span = int(lengths.max()) + 1
-        columns = torch.arange(span, device=token_ids.device)
+        columns = torch.arange(ancestors.shape[1], device=token_ids.device)
         is_past = columns < lengths.unsqueeze(1)
-        cells = torch.where(is_past, ancestors[:, :span], rows.unsqueeze(1))
-        is_visible = is_past | (columns == lengths.unsqueeze(1))
-        mask = functional.pad(is_visible, (self.prefix_length, 0), value=True)[:, None, None]
+        past = cache.cells_of_tokens(torch.where(is_past, ancestors, rows.unsqueeze(1)), columns)
+        seen = torch.cat([cache.cells_of_prefixes(image_slots), past], dim=1)
+        is_hidden = functional.pad(columns > lengths.unsqueeze(1), (self.prefix_length, 0))
+        mask = torch.zeros_like(seen, dtype=cache.cells.dtype).masked_fill_(is_hidden, -torch.inf)
+        view = CacheView(cache, cache.cells_of_tokens(rows, lengths), seen, mask[:, None, None])
         x = self.token_embedding(token_ids) + self.position_embedding(self.prefix_length + lengths)
-        x = x.unsqueeze(1)
         for layer, block in enumerate(self.layers):
-            queries, keys, values = block.project(x)
-            cache.tokens[0, layer, rows, lengths] = keys.squeeze(2)
-            cache.tokens[1, layer, rows, lengths] = values.squeeze(2)
-            seen = cache.tokens[:, layer, cells, columns].transpose(2, 3)
-            both = torch.cat([cache.prefix[:, layer, image_slots], seen], dim=3)
-            x = block.finish(x, queries, both[0], both[1], mask)
-        return self._logits(self.norm(x.squeeze(1)))
+            x = block.step(x, view, layer)
+        return self._logits(self.norm(x))
 
     def recompute_activations(self) -> None:
         """From now on each layer's inner activations are computed again for the gradient instead of kept."""
@@ -284,6 +279,12 @@ class CaptionDecoder(nn.Module):
         if self.output is not None:
             return self.output(states)  # type: ignore[no-any-return]
         return functional.linear(states, self.output_weight)
+
+
+def _added(x: Tensor, layer: nn.Module, hidden: Tensor) -> Tensor:
+    if isinstance(layer, AddingLayer):
+        return layer.added(x, hidden)
+    return x + layer(hidden)  # type: ignore[no-any-return]
 
 
 def _repeat(x: Tensor, copies: int) -> Tensor:

@@ -1,6 +1,6 @@
 """In-flight batching: captions of many images side by side, joining and leaving between any two tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -9,10 +9,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from models.beams import FinishedBeams, best_continuations, split_continuations, to_candidates
+from models.decode_step import DecodeStep, PlainStep, plain
 from models.decoder import CaptionDecoder
 from models.generation import Candidate, GenerationOptions, SpecialTokens
 from models.next_token import NEVER, draw_tokens, uniform_noise
 from models.rows import ImageInFlight, NextLogits, Rows, RowTables, apply_rules, force_tokens
+from models.top_scores import highest
 
 
 class DecodingError(RuntimeError):
@@ -41,6 +43,7 @@ class DecodingBatch:
     Args:
         decoder: in evaluation mode; its device is the batch's.
         max_tokens: longest caption, without the end token.
+        prepare: what is made of the batch's step (models/decode_step.py) before it is run again and again.
     """
 
     @torch.inference_mode()
@@ -52,6 +55,7 @@ class DecodingBatch:
         max_images: int,
         max_rows: int,
         max_tokens: int,
+        prepare: Callable[[DecodeStep], DecodeStep] = plain,
     ) -> None:
         if decoder.prefix_length + max_tokens - 1 > decoder.config.max_length:
             raise ValueError(
@@ -73,6 +77,7 @@ class DecodingBatch:
         self._tickets = count()
         self._ended: list[Decoded] = []
         self._live: Rows | None = None
+        self._step = prepare(PlainStep(decoder, self._cache, self._tables))
 
     @property
     def num_images(self) -> int:
@@ -115,7 +120,8 @@ class DecodingBatch:
         if self._images:
             if self._live is None:
                 self._live = Rows(self._images.values(), self.device)
-            self._choose(self._live, self._next_logits(self._live))
+            live = self._live
+            self._choose(live, self._step(live.ids, live.slots, span=live.span))
         ended, self._ended = self._ended, []
         return ended
 
@@ -165,17 +171,6 @@ class DecodingBatch:
         places = {image.ticket: at for at, image in enumerate(images)}
         self._choose(rows, logits[[places[image.ticket] for image in rows.owners]])
 
-    def _next_logits(self, rows: Rows) -> Float[Tensor, "rows vocab"]:
-        newest = self._tables.lengths[rows.ids] - 1
-        return self._decoder.step(
-            self._tables.token_ids[rows.ids, newest],
-            self._cache,
-            rows=rows.ids,
-            image_slots=rows.slots,
-            ancestors=self._tables.ancestors[rows.ids, : rows.span],
-            lengths=newest,
-        )
-
     def _choose(self, rows: Rows, logits: Float[Tensor, "rows vocab"]) -> None:
         """Gives every row its next token and ends what has come to its end."""
         ruled = apply_rules(
@@ -202,7 +197,7 @@ class DecodingBatch:
         for ticket in {rows.owners[at].ticket for at in broken}:
             image = self._images[ticket]
             # Attention weighs stale cells with 0, and 0 x NaN is NaN: the rows' next captions would fail too.
-            self._cache.tokens[:, :, image.rows] = 0.0
+            self._cache.tokens[:, image.rows] = 0.0
             error = DecodingError(f"the model's logits are not finite after {image.length} tokens")
             self._ended.append(Decoded(ticket, error=error))
             self._release(image)
@@ -210,7 +205,7 @@ class DecodingBatch:
     def _extend_singles(self, rows: Rows, ruled: NextLogits) -> None:
         """Greedy decoding and sampling."""
         ids = rows.ids[: rows.num_singles]
-        token_ids = ruled.scores[: rows.num_singles].argmax(dim=1)
+        token_ids = highest(ruled.scores[: rows.num_singles], 1)[1].squeeze(1)
         if len(rows.options.sampled):
             token_ids[rows.options.sampled] = self._draw(rows, ruled)
         gained = ruled.log_likelihood(torch.arange(len(ids), device=self.device), token_ids)

@@ -208,8 +208,8 @@ def apply_rules(
 ) -> NextLogits:
     """Penalties, then bans; a row with nothing left may end."""
     logits = logits.float()
-    log_norm = logits.logsumexp(dim=1)
-    scores = logits - log_norm.unsqueeze(1)
+    scores = logits.log_softmax(dim=1)
+    log_norm = logits[:, 0] - scores[:, 0]
     end_scores = scores[:, eos_id].clone()
     if options.has_penalty:
         # As in transformers: a beam's penalty works on log-probabilities, every other strategy's on logits.

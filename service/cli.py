@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -94,12 +94,18 @@ def api(
 @app.command()
 def worker(
     nice: Annotated[bool, typer.Option("--nice", help="Leave the processors to others first.")] = False,
+    only: Annotated[
+        Literal["captions", "finetunes"] | None, typer.Option(help="Take jobs of one kind; both by default.")
+    ] = None,
 ) -> int:
-    """Run a worker that does jobs, beside any number of others, until a signal comes."""
+    """Run a worker that does jobs, beside any number of others, until a signal comes.
+
+    One that takes both kinds captions nothing while it fine-tunes.
+    """
     settings = read_settings()
     from service.jobs.worker import run_worker
 
-    return run_worker(settings, nice=nice)
+    return run_worker(settings, nice=nice, only=only)
 
 
 @app.command(**_HAS_OWN_HELP)
@@ -120,6 +126,24 @@ def train(context: typer.Context) -> None:
 def evaluate(context: typer.Context) -> None:
     """Measure a checkpoint on a data set."""
     _training_app()(args=["evaluate", *context.args], prog_name="semicap")
+
+
+@app.command()
+def bench(
+    photos: Annotated[
+        str | None, typer.Argument(help="Folder, file or pattern of photos [made-up pictures].")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="Seconds of captioning photos.")] = 20.0,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder or name of the model [SEMICAP_CHECKPOINT].")
+    ] = None,
+    prints_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Measure, in about a minute, what this machine does with the installed model."""
+    settings = read_settings(checkpoint=checkpoint)
+    from service.benchmark_cli import run_benchmark
+
+    run_benchmark(settings, photos=photos, seconds=seconds, prints_json=prints_json)
 
 
 @app.command()

@@ -201,6 +201,10 @@ class FolderNotAllowedError(ServiceError):
     status, type, title = 403, "folder-not-allowed", "Jobs may not use this folder"
 
 
+class BucketNotAllowedError(ServiceError):
+    status, type, title = 403, "bucket-not-allowed", "Jobs may not use this bucket"
+
+
 class TooManyJobsError(ServiceError):
     status, type, title = 429, "too-many-jobs", "Too many jobs, uploads or event streams at one time"
 

@@ -46,18 +46,22 @@ class ImageFacts:
 
 
 def read_pixels(
-    data: bytes, *, limits: ImageLimits, preprocess: Preprocess
+    data: bytes, *, limits: ImageLimits, preprocess: Preprocess, sha256: str | None = None
 ) -> tuple[UInt8[Tensor, "3 height width"], ImageFacts]:
-    """An image as the engine takes it, at the model's size. Raises as read_image."""
-    rgb, facts = read_image(data, limits=limits, needed_edge=preprocess.min_source_size)
+    """An image as the engine takes it, at the model's size. Args and errors as of read_image."""
+    needed_edge = preprocess.min_source_size
+    rgb, facts = read_image(data, limits=limits, needed_edge=needed_edge, sha256=sha256)
     return preprocess.resize(rgb), facts
 
 
-def read_image(data: bytes, *, limits: ImageLimits, needed_edge: int) -> tuple[Image.Image, ImageFacts]:
+def read_image(
+    data: bytes, *, limits: ImageLimits, needed_edge: int, sha256: str | None = None
+) -> tuple[Image.Image, ImageFacts]:
     """Decodes an image that nobody vouches for: upright RGB, transparency on white.
 
     Args:
         needed_edge: a JPEG may be decoded at reduced size down to this many pixels on both edges.
+        sha256: of the data, where it is known already.
 
     Raises:
         ImageTooLargeError: too many bytes or pixels.
@@ -72,10 +76,15 @@ def read_image(data: bytes, *, limits: ImageLimits, needed_edge: int) -> tuple[I
             width=width,
             height=height,
             format=_format_of(image),
-            sha256=hashlib.sha256(data).hexdigest(),
+            sha256=sha256 or sha256_of(data),
             warnings=_warnings_of(image),
         )
         return _decode(image, needed_edge), facts
+
+
+def sha256_of(data: bytes) -> str:
+    """What identifies an image file, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def too_many_bytes(count: int, max_bytes: int) -> ImageTooLargeError:

@@ -2,22 +2,18 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from service.bucket_uri import plain_uri
 from service.errors import CommandError
 from service.jobs.client import DEFAULT_URL, URL_VARIABLE, JobClient
+from service.jobs.watching import watch_job
 from service.settings import read_settings
-
-POLL_S = 0.5
-SOME_FAILED = 1
 
 jobs_app = typer.Typer(help="Long work over many photos.", rich_markup_mode=None)
 submit_app = typer.Typer(help="Start a job.", rich_markup_mode=None)
@@ -31,19 +27,28 @@ Policy = Literal["skip", "append", "prepend", "overwrite-machine", "overwrite"]
 @submit_app.command("captions")
 def submit_captions(
     source: Annotated[
-        str, typer.Argument(metavar="PATH|ID", help="Folder, archive or photo to upload, or a dataset's id.")
+        str,
+        typer.Argument(
+            metavar="PATH|ID|URI",
+            help="Folder, archive or photo to upload, a dataset's id, or s3://, gs://, az://.",
+        ),
     ],
     on_server: Annotated[
         bool, typer.Option("--on-server", help="PATH is a folder of the server; nothing is sent.")
     ] = False,
     option: Annotated[list[str] | None, typer.Option(help="Caption option, NAME=VALUE.")] = None,
     output: Annotated[
-        list[str] | None, typer.Option(help="Also make: txt, csv, metadata, xmp, webdataset.")
+        list[str] | None, typer.Option(help="Also make: txt, caption, csv, metadata, xmp, webdataset.")
     ] = None,
     write_to_folder: Annotated[
-        bool, typer.Option("--write-to-folder", help="Write a .txt beside each photo on the server.")
+        bool, typer.Option("--write-to-folder", help="Write a text beside each photo on the server.")
     ] = False,
-    policy: Annotated[Policy, typer.Option(help="What becomes of a .txt that is there.")] = "skip",
+    sidecar: Annotated[Literal["txt", "caption"], typer.Option(help="Suffix of those texts.")] = "txt",
+    policy: Annotated[Policy, typer.Option(help="What becomes of a text that is there.")] = "skip",
+    duplicates: Annotated[
+        Literal["ignore", "report", "caption-once"],
+        typer.Option(help="Near-duplicates: list them (results --output duplicates), or caption one each."),
+    ] = "ignore",
     webhook: Annotated[str | None, typer.Option(help="Address that is told of the end.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Wait for the end with a progress bar.")] = False,
     url: Url = None,
@@ -51,21 +56,55 @@ def submit_captions(
     """Caption many photos on the service; prints the job's id."""
     client = JobClient(url)
     asked: dict[str, Any] = {
-        "options": _options(option or []),
+        "options": _options(option or [], flag="--option"),
         "outputs": output or [],
         "write_to_folder": write_to_folder,
+        "sidecar": sidecar,
         "policy": policy,
+        "duplicates": duplicates,
         "webhook": {"url": webhook} if webhook else None,
         **_source(client, source, on_server=on_server),
     }
-    job = client.ask(
-        "POST",
-        "/v1/jobs/captions",
-        body=json.dumps(asked).encode(),
-        headers={"Content-Type": "application/json", "Idempotency-Key": uuid4().hex},
-    )
-    typer.echo(job["id"])
-    return _watch(client, job["id"]) if watch else 0
+    return _submit(client, "captions", asked, watch=watch)
+
+
+@submit_app.command("finetune")
+def submit_finetune(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="PATH|ID", help="Folder or archive of photos to upload, or a dataset's id."),
+    ],
+    on_server: Annotated[
+        bool, typer.Option("--on-server", help="PATH is a folder of the server; nothing is sent.")
+    ] = False,
+    base: Annotated[
+        str | None, typer.Option(help="Version to start from; else the one that answers.")
+    ] = None,
+    replay: Annotated[
+        str | None,
+        typer.Option(metavar="PATH|ID", help="Labelled photos: a folder with metadata.jsonl, or a dataset."),
+    ] = None,
+    setting: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, as steps=200.")] = None,
+    auto_activate: Annotated[
+        bool, typer.Option("--auto-activate", help="Let it answer at once, if it passes the gate.")
+    ] = False,
+    webhook: Annotated[str | None, typer.Option(help="Address that is told of the end.")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Wait for the end with a bar and the curve.")
+    ] = False,
+    url: Url = None,
+) -> int:
+    """Adapt a model to photos without captions; prints the job's id."""
+    client = JobClient(url)
+    asked: dict[str, Any] = {
+        "base": base,
+        "replay_dataset": _dataset_of(client, replay) if replay else None,
+        "settings": _options(setting or [], flag="--setting"),
+        "auto_activate": auto_activate,
+        "webhook": {"url": webhook} if webhook else None,
+        **_source(client, source, on_server=on_server),
+    }
+    return _submit(client, "finetunes", asked, watch=watch)
 
 
 @jobs_app.command()
@@ -77,7 +116,7 @@ def status(
     """Where a job stands, as JSON."""
     client = JobClient(url)
     if watch:
-        return _watch(client, job)
+        return watch_job(client, job)
     typer.echo(json.dumps(client.ask("GET", f"/v1/jobs/{job}"), indent=2))
     return 0
 
@@ -125,6 +164,18 @@ def cancel(job: JobId, url: Url = None) -> None:
 
 
 @jobs_app.command()
+def pause(job: JobId, url: Url = None) -> None:
+    """Let a job rest, also over restarts."""
+    typer.echo(JobClient(url).ask("POST", f"/v1/jobs/{job}/pause")["state"])
+
+
+@jobs_app.command()
+def resume(job: JobId, url: Url = None) -> None:
+    """Go on with a paused job."""
+    typer.echo(JobClient(url).ask("POST", f"/v1/jobs/{job}/resume")["state"])
+
+
+@jobs_app.command()
 def recover() -> None:
     """Rebuild what the broker has lost from the store; a running service does this by itself."""
     from service.jobs.parts import JobParts
@@ -139,12 +190,23 @@ def recover() -> None:
     typer.echo(f"{len(parts.jobs.archive.active())} jobs are not over")
 
 
-def _options(pairs: list[str]) -> dict[str, Any]:
+def _submit(client: JobClient, kind: str, asked: dict[str, Any], *, watch: bool) -> int:
+    job = client.ask(
+        "POST",
+        f"/v1/jobs/{kind}",
+        body=json.dumps(asked).encode(),
+        headers={"Content-Type": "application/json", "Idempotency-Key": uuid4().hex},
+    )
+    typer.echo(job["id"])
+    return watch_job(client, job["id"]) if watch else 0
+
+
+def _options(pairs: list[str], *, flag: str) -> dict[str, Any]:
     options = {}
     for pair in pairs:
         name, is_given, value = pair.partition("=")
         if not is_given:
-            raise CommandError(f"--option is {pair!r}; it must be NAME=VALUE, as num_beams=3")
+            raise CommandError(f"{flag} is {pair!r}; it must be NAME=VALUE, as seed=3")
         options[name] = _value(value)
     return options
 
@@ -159,10 +221,17 @@ def _value(text: str) -> Any:
 def _source(client: JobClient, source: str, *, on_server: bool) -> dict[str, str]:
     if on_server:
         return {"folder": source}
+    if plain_uri(source) is not None:
+        return {"uri": source}
+    return {"dataset": _dataset_of(client, source)}
+
+
+def _dataset_of(client: JobClient, source: str) -> str:
+    """Id of a dataset, which is sent first where it is a file or folder here."""
     path = Path(source)
     if not path.exists():
         if source.startswith("ds-"):
-            return {"dataset": source}
+            return source
         raise CommandError(f"there is no {source!r} here, and a dataset's id begins with ds-")
     dataset = client.ask(
         "POST",
@@ -172,39 +241,19 @@ def _source(client: JobClient, source: str, *, on_server: bool) -> dict[str, str
     )
     for one in dataset["rejected"]:
         typer.echo(f"left out: {one['name']}: {one['reason']}", err=True)
-    return {"dataset": dataset["id"]}
+    return str(dataset["id"])
 
 
 def _tar_pieces(folder: Path) -> Iterator[bytes]:
+    from service.jobs.dataset_captions import CAPTIONS_FILE
     from service.jobs.tar_stream import tar_of
     from service.offline.photo_files import find_photos
 
-    photos = find_photos([str(folder)])
-    return tar_of((photo.relative_to(folder).as_posix(), photo.read_bytes()) for photo in photos)
+    files = [file for file in (folder / CAPTIONS_FILE,) if file.is_file()] + find_photos([str(folder)])
+    return tar_of((file.relative_to(folder).as_posix(), file.read_bytes()) for file in files)
 
 
 def _file_pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while piece := file.read(1024 * 1024):
             yield piece
-
-
-def _watch(client: JobClient, job_id: str) -> int:
-    """Shows a bar until the job has ended; 1 when some photos failed or it did not succeed."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("queued", total=None)
-        while True:
-            job = client.ask("GET", f"/v1/jobs/{job_id}")
-            counts = job["counts"]
-            settled = counts["done"] + counts["failed"] + counts["skipped"]
-            progress.update(task, description=job["state"], total=counts["total"], completed=settled)
-            if job["finished"]:
-                break
-            time.sleep(POLL_S)
-    console.print(
-        f"{job['state']}: {counts['done']} captioned, {counts['failed']} failed, {counts['skipped']} skipped",
-        highlight=False,
-    )
-    return 0 if job["state"] == "succeeded" and not counts["failed"] else SOME_FAILED

@@ -1,15 +1,27 @@
 """Every Prometheus instrument of the service."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, get_args
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from service.engine.observer import Failure, Stage
 from service.engine.results import ImageCaptions, ImageScores, Priority
-from service.engine.speed import Speed
 from service.model_versions import ModelVersion
+from service.repeats import Repeat
+
+if TYPE_CHECKING:  # whoever counts or keeps results needs no torch
+    from service.engine.speed import Speed
 
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SIMILARITIES = {
+    "sampled": "sampled_similarity",
+    "own": "clip_similarity",
+    "second": "second_similarity",
+}
 
 REFUSALS = ("not-authenticated", "missing-scope", "rate-limited")
 
@@ -33,6 +45,7 @@ class Metrics:
         self._define_engine()
         self._define_models()
         self._define_jobs()
+        self._define_finetunes()
 
     def _define_http(self) -> None:
         labels = ("method", "route", "status")
@@ -93,6 +106,14 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        self.repeats = Counter(
+            "semicap_repeated_images_total",
+            "Images whose captions were computed, shared with the same image in flight, or kept from before.",
+            ("answer",),
+            registry=registry,
+        )
+        for answer in get_args(Repeat):  # a rate of them exists from the start
+            self.repeats.labels(answer)
         self.clip_score = Histogram(
             "semicap_clip_score",
             "CLIPScore of each image's best caption, 0..2.5.",
@@ -154,6 +175,39 @@ class Metrics:
             registry=registry,
         )
 
+    def _define_finetunes(self) -> None:
+        registry = self.registry
+        self.finetune_step = Gauge(
+            "semicap_finetune_step",
+            "Step of the fine-tuning that this worker does; 0 when it does none.",
+            registry=registry,
+        )
+        self.finetune_loss = Gauge(
+            "semicap_finetune_loss", "Its loss at the last step that was logged.", registry=registry
+        )
+        self.finetune_similarity = Gauge(
+            "semicap_finetune_similarity",
+            "Mean CLIP similarity: of sampled captions (sampled), of held-out photos' captions by the CLIP "
+            "that is trained against (own) and by one that is not (second).",
+            ("of",),
+            registry=registry,
+        )
+
+    def finetune_point(self, point: Mapping[str, float]) -> None:
+        """States where a fine-tuning is, by a point of its curve."""
+        self.finetune_step.set(point["step"])
+        if "loss" in point:
+            self.finetune_loss.set(point["loss"])
+        for of, name in _SIMILARITIES.items():
+            if name in point:
+                self.finetune_similarity.labels(of).set(point[name])
+
+    def finetune_ended(self) -> None:
+        """States that none is done."""
+        self.finetune_step.set(0)
+        self.finetune_loss.set(0)
+        self.finetune_similarity.clear()
+
     def item_done(self, outcome: str) -> None:
         """Counts a photo of a job."""
         self.job_items.labels(outcome).inc()
@@ -199,11 +253,15 @@ class Metrics:
         """Counts an image that never reached the engine."""
         self.images.labels(problem_type).inc()
 
+    def image_answered(self, answer: Repeat) -> None:
+        """Counts an image that may have been there before, by where its captions are from."""
+        self.repeats.labels(answer).inc()
+
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
 
-    def speed_chosen(self, speed: Speed) -> None:
+    def speed_chosen(self, speed: "Speed") -> None:
         self.speed_info.clear()
         self.speed_info.labels(speed.precision).set(1)
 

@@ -134,6 +134,34 @@ def import_clipcap(
     typer.echo(f"imported {version.id}; SEMICAP_CHECKPOINT={name} semicap serve answers with it")
 
 
+@models_app.command("create-random")
+def create_random_model(
+    name: Annotated[str, typer.Argument(help="What the model is called from now on.")],
+    preset: Annotated[
+        Literal["vit-b-32-gpt2", "small"],
+        typer.Option(
+            help="Its sizes: the reference configuration (124 M + 151 M parameters), or a tiny one."
+        ),
+    ] = "vit-b-32-gpt2",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same model.")] = 0,
+    gpt2_files: Annotated[
+        Path | None,
+        typer.Option(help="Folder with GPT-2's vocab.json and merges.txt [made-up words, as many]."),
+    ] = None,
+) -> None:
+    """Make a model at random weights, for trying and timing a deployment without a hub."""
+    from models.random_model import create_random
+
+    if gpt2_files is not None and not (gpt2_files / "vocab.json").is_file():
+        raise CommandError(f"{gpt2_files} has no vocab.json; name the folder of GPT-2's vocabulary")
+    with _one_line_errors():
+        version = _registry().add(
+            name,
+            lambda folder: create_random(folder, name=name, preset=preset, seed=seed, gpt2_files=gpt2_files),
+        )
+    typer.echo(f"made {version.id}; SEMICAP_CHECKPOINT={name} semicap serve answers with it")
+
+
 def _models(url: str | None, registry: Callable[[], "ModelRegistry"]) -> "Models":
     from service.models_client import ServedModels, StoredModels
 

@@ -40,8 +40,13 @@ async def resolve_public(host: str, port: int) -> list[str]:
     Raises:
         NoPublicAddressError: there is none, or one of them is not public.
     """
+    return await asyncio.get_running_loop().run_in_executor(None, look_up_public, host, port)
+
+
+def look_up_public(host: str, port: int) -> list[str]:
+    """As resolve_public, for those who may wait."""
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = list(dict.fromkeys(str(where[0]) for *_, where in found))
         parsed = [ip_address(address) for address in addresses]
     except (OSError, ValueError) as error:

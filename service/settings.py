@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.bucket_uri import plain_uri
 from service.errors import CommandError
 from service.rate_limits import check_rate
 
@@ -84,6 +85,12 @@ class Settings(BaseSettings):
         description="Images waiting for the engine or in it, a request counts as one until its body is read; "
         "beyond it requests get 429.",
     )
+    repeated_images: int = Field(
+        1024,
+        ge=0,
+        description="Images whose answers are kept: one that comes again, byte for byte and with the same "
+        "options, is not computed again; 0 computes each. Samples without a seed always are.",
+    )
     retry_after_s: float = Field(1.0, ge=0, description="Seconds that a 429 asks a client to wait.")
     body_timeout_s: float = Field(60.0, gt=0, description="Seconds in which a request body has to arrive.")
     deadline_s: float = Field(
@@ -103,8 +110,48 @@ class Settings(BaseSettings):
         "that semicap serve keeps in data_dir.",
     )
     workers: int = Field(1, ge=0, le=64, description="Worker processes that semicap serve starts.")
+    finetune_workers: int = Field(
+        1,
+        ge=0,
+        le=16,
+        description="Worker processes that semicap serve starts for fine-tuning jobs; 0 leaves those to the "
+        "others, which caption nothing meanwhile.",
+    )
+    finetune_threads: int = Field(
+        0, ge=0, le=1024, description="Threads that a fine-tuning computes with; 0 means one for each core."
+    )
+    finetune_save_minutes: float = Field(
+        2.0, gt=0, description="Minutes of training between two saved states; a killed one costs that much."
+    )
+    second_scorer: Path | None = Field(
+        None,
+        description="Folder of a CLIP that fine-tuning is judged by and never trained against; unset means "
+        "the one that comes along, where there is one.",
+    )
+    gate_score_percent: float = Field(
+        1.0, ge=0, description="Gate: loss of the second scorer's CLIPScore, in percent of the base's."
+    )
+    gate_recall_points: float = Field(
+        3.0, ge=0, description="Gate: loss of R@1, R@5 or R@10 by the second scorer, in points."
+    )
+    gate_distinct_points: float = Field(
+        5.0, ge=0, description="Gate: loss of the share of distinct captions, in points."
+    )
+    gate_repetition_points: float = Field(
+        2.0, ge=0, description="Gate: rise of the share of repeated word pairs, in points."
+    )
+    gate_length_percent: float = Field(
+        20.0, ge=0, description="Gate: change of the mean length, in percent of the base's."
+    )
+    gate_cider_percent: float = Field(
+        5.0, ge=0, description="Gate: loss of CIDEr-D on held-out labelled photos, in percent of the base's."
+    )
     worker_metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="TCP port of a worker's Prometheus metrics; unset means none."
+        None,
+        ge=1,
+        le=65535,
+        description="TCP port of a worker's Prometheus metrics; of several workers on one machine each "
+        "takes the next that is free. Unset means none.",
     )
     store_url: str | None = Field(
         None,
@@ -116,6 +163,11 @@ class Settings(BaseSettings):
         (),
         description="Folders of this machine that jobs may read, with ':' between them; links out refused.",
     )
+    dataset_buckets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Prefixes of buckets that jobs may read, by commas (s3://photos/2024,gs://museum); "
+        "server and credentials are the environment's, as obstore reads them.",
+    )
     max_dataset_items: int = Field(1_000_000, ge=1, description="Photos of one dataset.")
     max_dataset_bytes: int = Field(
         16 * 1024 * MEBIBYTE, ge=1, description="Bytes of one uploaded dataset, packed or unpacked."
@@ -123,7 +175,12 @@ class Settings(BaseSettings):
     max_uploads: int = Field(2, ge=1, le=64, description="Datasets uploaded at one time; beyond it 429.")
     upload_timeout_s: float = Field(3600.0, gt=0, description="Seconds in which a dataset has to arrive.")
     max_active_jobs: int = Field(100, ge=1, description="Jobs that wait or run; beyond it 429.")
-    job_chunk_items: int = Field(128, ge=1, le=10_000, description="Photos that a worker takes at one time.")
+    job_chunk_items: int = Field(
+        128,
+        ge=1,
+        le=10_000,
+        description="Photos that a worker takes at one time; up to 1,024 in jobs of very many.",
+    )
     job_chunk_s: float = Field(
         60.0, gt=0, description="Seconds after which a worker gives the rest of its photos back to the queue."
     )
@@ -131,6 +188,18 @@ class Settings(BaseSettings):
         3.0,
         ge=0,
         description="Seconds between two saves of a worker's results; a killed one costs that much.",
+    )
+    keep_outputs_days: float | None = Field(
+        None, gt=0, description="Days after a job's end that its output files are kept; unset keeps them."
+    )
+    keep_jobs_days: float | None = Field(
+        None, gt=0, description="Days after its end that a job and its results are kept; unset keeps them."
+    )
+    keep_datasets_days: float | None = Field(
+        None,
+        gt=0,
+        description="Days after its upload, and after the end of the last job on it, that a dataset is kept; "
+        "unset keeps them.",
     )
     webhook_secret: str | None = Field(
         None,
@@ -149,6 +218,11 @@ class Settings(BaseSettings):
     )
 
     @property
+    def finetunes_dir(self) -> Path:
+        """Where fine-tuning runs keep photos and states while they last."""
+        return self.data_dir / "finetunes"
+
+    @property
     def model_cache(self) -> Path:
         """Where model versions lie that are fetched from a bucket."""
         return self.data_dir / "model-cache"
@@ -158,12 +232,20 @@ class Settings(BaseSettings):
         """Where API keys are kept, hashed."""
         return self.data_dir / "keys.json"
 
-    @field_validator("cors_origins", "trusted_proxies", mode="before")
+    @field_validator("cors_origins", "dataset_buckets", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return (
             [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )
+
+    @field_validator("dataset_buckets")
+    @classmethod
+    def _are_prefixes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for uri in value:
+            if plain_uri(uri) is None:
+                raise ValueError(f"{uri!r} is not s3://bucket/prefix, gs://… or az://…")
+        return value
 
     @field_validator("rate_limit")
     @classmethod

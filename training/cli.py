@@ -91,6 +91,19 @@ def train_joint(
     train("joint", config, Places(data, out), overrides or [], resume=resume)
 
 
+@train_app.command("pseudo")
+def train_pseudo(
+    config: ConfigFile,
+    data: DataRoot,
+    out: OutFolder,
+    overrides: Overrides = None,
+    is_dry: DryRunOption = False,
+) -> None:
+    """Give unlabelled photos captions of other photos that name what is surely in them."""
+    train = _dry_run if is_dry else _train
+    train("pseudo", config, Places(data, out), overrides or [], resume=False)
+
+
 @train_app.command("supervised")
 def train_supervised(
     config: ConfigFile,

@@ -1,6 +1,6 @@
 """The settings of every training step: one frozen dataclass a step, one documented line a field."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,11 @@ from training.config_parts import (
     TextReplayConfig,
     TowersConfig,
 )
+from training.sources import RunCaptions
 from training.toml_reader import part, setting
+
+RUNS = "runs:"
+"""Begins the name of a data source that another step has made."""
 
 # fmt: off
 # ruff: noqa: E501 - a field is one line with its unit and source; setting() and part() are dataclasses.field
@@ -63,7 +67,6 @@ class JointConfig:
     frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (clip.model.visual.trunk.conv_stem, …)")
     captioning: float = setting(1.0, "weight of the captions' cross-entropy", low=0.0)
     contrastive: float = setting(0.5, "weight of InfoNCE between photos and captions (arXiv 2103.00020)", low=0.0)
-    cider: float = setting(0.0, "weight of self-critical CIDEr-D of sampled captions (arXiv 1612.00563): what is like people's captions becomes likelier", low=0.0)
     max_logit_scale: float = setting(30.0, "ceiling of its learnt inverse temperature; CLIP's is 100, which a small batch overfits", low=1.0)
     captions_per_image: int = setting(2, "captions drawn for each image of a batch; they share its prefix", low=1)
     label_smoothing: float = setting(0.1, "share of the target given to the rest of the vocabulary", low=0.0, high=0.9)
@@ -71,10 +74,13 @@ class JointConfig:
     data: DataConfig = part(DataConfig)
     augment: AugmentConfig = part(AugmentConfig)
     text: TextReplayConfig = part(TextReplayConfig)
-    rollout: RolloutConfig = part(RolloutConfig, estimator="reinforce", samples=5)
     evaluation: EvaluationConfig = part(EvaluationConfig)
     optim: OptimConfig = part(OptimConfig, lr=4e-4)
     loop: LoopConfig = part(LoopConfig, batch_size=96, precision="bf16")
+
+    def __post_init__(self) -> None:
+        if self.text.weight > 0 and not self.data.text:
+            raise ValueError("text.weight is above 0, and data.text names no captions")
 
 
 @dataclass(frozen=True)
@@ -84,12 +90,15 @@ class SupervisedConfig:
     init: str = setting("", "checkpoint to start from, of either stage, relative to the folder of runs; empty: [model]")
     frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (decoder., mapping.); CLIP never is")
     activation_checkpointing: bool = setting(False, "the decoder's layers compute their activations again for the gradient: less memory, more time (docs/reference.md)")
+    captioning: float = setting(1.0, "weight of the captions' cross-entropy", low=0.0)
+    cider: float = setting(0.0, "weight of self-critical CIDEr-D of sampled captions (arXiv 1612.00563): what agrees with people's captions becomes likelier", low=0.0)
     captions_per_image: int = setting(5, "captions drawn for each image of a batch; they share its prefix", low=1)
     label_smoothing: float = setting(0.1, "share of the target given to the rest of the vocabulary", low=0.0, high=0.9)
     stored_dtype: Literal["float32", "float16"] = setting("float16", "of mapping and decoder in the checkpoint; float16 halves it")
     data: DataConfig = part(DataConfig)
     model: CaptionerShape = part(CaptionerShape)
     lora: LoraConfig = part(LoraConfig)
+    rollout: RolloutConfig = part(RolloutConfig)
     evaluation: EvaluationConfig = part(EvaluationConfig)
     optim: OptimConfig = part(OptimConfig)
     loop: LoopConfig = part(LoopConfig)
@@ -116,6 +125,23 @@ class UnsupervisedConfig:
 
 
 @dataclass(frozen=True)
+class PseudoConfig:
+    """Pseudo-captions: unlabelled photos get captions of other photos that name what is surely in them (docs/data.md)."""
+
+    clip: str = setting(doc="CLIP folder that picks among the captions, relative to the folder of runs (3-joint/model/clip)")
+    classifier: str = setting("towers/squeezenet1_1.imagenet.safetensors", "torchvision's SqueezeNet 1.1 with its ImageNet classifier, relative to the data root")
+    caption_sources: tuple[str, ...] = setting((), "`source` of the lines of data.text that are used (coco-30k); empty: all. Best are captions of photos like these")
+    prior: float = setting(0.75, "how far things become as likely as captions name them, where the classifier takes all classes for alike: 0 not, 1 wholly", low=0.0, high=1.0)
+    min_confidence: float = setting(0.5, "a photo in which the classifier is less sure of every thing gets no captions", low=0.01, high=1.0)
+    min_captions: int = setting(20, "a thing that fewer captions name is not looked for", low=1)
+    pool_size: int = setting(50, "captions that CLIP finds nearest, of which those that resemble the others most are taken", low=1)
+    captions_per_image: int = setting(5, "captions for each photo, at most", low=1, high=5)
+    max_words: int = setting(14, "captions with more words are not used: they tell more of their own photo", low=3)
+    device: str = setting("auto", "auto: a GPU if there is one, else the CPU; or torch's name of it")
+    data: DataConfig = part(DataConfig)
+
+
+@dataclass(frozen=True)
 class ReleaseConfig:
     """The model card: what the stages measure on the same photos."""
 
@@ -129,12 +155,19 @@ class ReleaseConfig:
 
 
 StageConfig = (
-    TokenizerConfig | TextConfig | JointConfig | SupervisedConfig | UnsupervisedConfig | ReleaseConfig
+    TokenizerConfig
+    | TextConfig
+    | JointConfig
+    | PseudoConfig
+    | SupervisedConfig
+    | UnsupervisedConfig
+    | ReleaseConfig
 )
 STAGES: Mapping[str, type[StageConfig]] = {
     "tokenizer": TokenizerConfig,
     "text": TextConfig,
     "joint": JointConfig,
+    "pseudo": PseudoConfig,
     "supervised": SupervisedConfig,
     "unsupervised": UnsupervisedConfig,
     "release": ReleaseConfig,
@@ -163,3 +196,12 @@ class Places:
     def run(self, relative: str) -> Path:
         """A result of another step."""
         return (self.runs or self.out.parent) / relative
+
+    def sources(self, names: Sequence[str]) -> list[Path | RunCaptions]:
+        """What data settings name: paths in the data root; `runs:STEP`, the captions that a step has written."""
+        return [
+            RunCaptions(self.run(name.removeprefix(RUNS)), self.data)
+            if name.startswith(RUNS)
+            else self.data / name
+            for name in names
+        ]

@@ -15,10 +15,10 @@ from training.toml_reader import part, setting
 class DataConfig:
     """Where images and captions are; every path is relative to the data root given with --data."""
 
-    labelled: tuple[str, ...] = setting((), "folders with metadata.jsonl, COCO or Karpathy files (file.json#train) or shards (name-{000..009}.tar) whose captions are used; docs/data.md")
+    labelled: tuple[str, ...] = setting((), "folders with metadata.jsonl, COCO or Karpathy files (file.json#train) shards (name-{000..009}.tar) or runs:STEP, whose captions are used; docs/data.md")
     unlabelled: tuple[str, ...] = setting((), "image folders, caption files or shards used without their captions")
     text: tuple[str, ...] = setting((), "jsonl files of captions without images (`text` in each line)")
-    validation: str = setting("", "labelled folder for evaluation, never trained on; empty: no evaluation")
+    validation: str = setting("", "labelled folder (or photos alone) for evaluation, never trained on; empty: no evaluation")
     max_labelled: int = setting(0, "labelled images used, chosen at random by split_seed; 0: all", low=0)
     max_unlabelled: int = setting(0, "unlabelled images used, chosen at random by split_seed; 0: all", low=0)
     disjoint: bool = setting(False, "leave the labelled images that are used out of the unlabelled ones")
@@ -49,6 +49,7 @@ class LoopConfig:
 
     epochs: float = setting(10.0, "passes over the training images", low=0.0)
     max_steps: int = setting(0, "stop after this many steps even so (the schedule follows); 0: no limit", low=0)
+    max_minutes: float = setting(0.0, "stop after this many minutes of training, over all starts (the schedule does not follow); 0: no limit", low=0.0)
     batch_size: int = setting(64, "images in one forward pass", low=1)
     accumulate: int = setting(1, "forward passes summed into one step", low=1)
     seed: int = setting(0, "data order, dropout, sampling", low=0)
@@ -59,6 +60,7 @@ class LoopConfig:
     save_every: int = setting(500, "steps between saved states", low=1)
     save_every_minutes: float = setting(10.0, "a state is saved at least this often", low=0.0)
     best_by: str = setting("", "evaluation figure whose highest value marks the best state; empty: the last state is the result")
+    start_may_win: bool = setting(True, "best_by also looks at the start, so that the result may be no different from it")
     average_decay: float = setting(0.0, "decay per step of a running average of weights, evaluated and saved in their place; 0: off", low=0.0, high=0.99999)
     patience: int = setting(0, "stop after this many evaluations without a better best_by; 0: never", low=0)
 
@@ -168,6 +170,7 @@ class RewardConfig:
     target_length: float = setting(12.0, "tokens, end-of-text included, up to which a caption costs nothing", low=1.0)
     repetition: float = setting(0.0, "weight of the expected number of word pairs that a caption repeats", low=0.0)
     replay: float = setting(1.0, "weight of cross-entropy on labelled pairs in every step; needs data.labelled", low=0.0)
+    replay_cider: float = setting(0.0, "weight of self-critical CIDEr-D (arXiv 1612.00563) on the replayed images; needs data.labelled", low=0.0)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from training.figures import SECOND
 from training.folders import METADATA, read_images
 from training.metrics import Scores, clip_scores, encode_references, language_scores, reference_scores
 from training.report import EvaluatedImage, Report
-from training.sources import read_captioned_sources
+from training.sources import Source, read_captioned_sources
 from training.webdataset import find_shards
 
 REPORTED_OPTIONS = ("strategy", "num_beams", "max_tokens", "length_penalty")
@@ -70,13 +70,21 @@ def read_evaluation_photos(source: Path, *, limit: int = 0) -> EvaluationPhotos:
         raise DataError(
             f"{source} {what}; the photos to evaluate on are a folder, with {METADATA} if labelled"
         )
-    if source.is_dir() and not (source / METADATA).exists() and not find_shards(source):
-        images = read_images(source, problems)
-        captioned = CaptionedImages(images, ((),) * len(images), images.ids)
-    else:
-        captioned = read_captioned_sources([source], problems)
+    captioned = read_photos_to_judge(source, problems)
     rows = range(min(limit or len(captioned), len(captioned)))
     return EvaluationPhotos(source.resolve().name, captioned.select(rows), problems)
+
+
+def read_photos_to_judge(source: Source, problems: Problems) -> CaptionedImages:
+    """The labelled photos of a source; of a folder that has no captions every photo, each with none."""
+    if isinstance(source, Path) and _has_photos_alone(source):
+        images = read_images(source, problems)
+        return CaptionedImages(images, ((),) * len(images), images.ids)
+    return read_captioned_sources([source], problems)
+
+
+def _has_photos_alone(source: Path) -> bool:
+    return source.is_dir() and not (source / METADATA).exists() and not find_shards(source)
 
 
 def evaluate_checkpoint(
@@ -88,18 +96,20 @@ def evaluate_checkpoint(
     second_scorer: Path | None = None,
     prompt: str = "",
     batch_size: int = 64,
+    device: str = "auto",
 ) -> Report:
     """Captions photos and measures the captions; without references, by CLIP and as language alone.
 
     Args:
         cache: folder for CLIP features; may be used again.
         second_scorer: folder of another CLIP that judges too.
+        device: as loop.device.
 
     Raises:
         DataError: none of the photos can be read.
     """
     manifest = read_manifest(checkpoint)
-    captioner = load_captioner(checkpoint, device=distributed.start("auto"))
+    captioner = load_captioner(checkpoint, device=distributed.start(device))
     problems = Problems(list(photos.problems.items))
     features, readable = evaluation_features(
         photos.captioned.images,

@@ -112,7 +112,7 @@ def cached_features(
 def _encode(clip: ClipEncoder, pixels: Pixels, views: Sequence[str]) -> dict[str, np.ndarray]:
     """Features of a batch by name, as (images, views, …) arrays."""
     device = next(clip.parameters()).device
-    encoded = [clip.encode_image(_normalised(clip, VIEWS[view](pixels).to(device))) for view in views]
+    encoded = [clip.encode_image(normalised(clip, VIEWS[view](pixels).to(device))) for view in views]
     parts = {
         "embedding": [features.embedding for features in encoded],
         "grid": [features.grid for features in encoded if features.grid is not None],
@@ -121,7 +121,8 @@ def _encode(clip: ClipEncoder, pixels: Pixels, views: Sequence[str]) -> dict[str
     return {name: _stored(values) for name, values in parts.items() if values}
 
 
-def _normalised(clip: ClipEncoder, pixels: Pixels) -> Tensor:
+def normalised(clip: ClipEncoder, pixels: Pixels) -> Tensor:
+    """Pixels as the image tower reads them, in the memory layout that it is fast in."""
     # 4 times as fast as contiguous for MobileNetV2 on two CPU cores (58 instead of 14 images/s)
     return clip.preprocess.normalize(pixels).to(memory_format=torch.channels_last)
 

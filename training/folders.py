@@ -22,17 +22,20 @@ from training.lazy import Mapped, TextWriter
 METADATA = "metadata.jsonl"
 
 
-def read_captioned_images(folder: Path, problems: Problems) -> CaptionedImages:
+def read_captioned_images(folder: Path, problems: Problems, *, images: Path | None = None) -> CaptionedImages:
     """The labelled images that `metadata.jsonl` in a folder names.
 
     Each line holds `file_name` and either `captions` (a list) or `text`. A missing image, an empty caption,
     an image left without one and a second line on one image are skipped and added to `problems`.
 
+    Args:
+        images: folder that the file names start from, where it is another one.
+
     Raises:
         DataError: no metadata.jsonl, or a line that is not such an object.
     """
-    metadata = folder / METADATA
-    images = CaptionedWriter()
+    metadata, root = folder / METADATA, images or folder
+    captioned = CaptionedWriter()
     for number, record in read_records(metadata):
         where = f"{metadata}:{number}"
         name = record.get("file_name")
@@ -40,8 +43,8 @@ def read_captioned_images(folder: Path, problems: Problems) -> CaptionedImages:
             raise DataError(f"{where}: file_name is {name!r}; each line needs the name of its image")
         name = posixpath.normpath(name)  # ./a.jpg is a.jpg
         captions = clean_captions(record, where, problems)
-        add_captioned(images, folder, name, captions, where=where, problems=problems)
-    return finish_captioned(images, folder, named_by=metadata)
+        add_captioned(captioned, root, name, captions, where=where, problems=problems)
+    return finish_captioned(captioned, root, named_by=metadata)
 
 
 def read_images(folder: Path, problems: Problems) -> Images:

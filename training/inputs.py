@@ -8,8 +8,10 @@ import open_clip
 
 from models.checkpoint import CheckpointError, read_manifest
 from training.config import (
+    RUNS,
     JointConfig,
     Places,
+    PseudoConfig,
     ReleaseConfig,
     StageConfig,
     SupervisedConfig,
@@ -18,7 +20,8 @@ from training.config import (
 )
 from training.config_parts import DataConfig
 from training.data import DataError, Problems, read_texts
-from training.sources import read_captioned_sources, read_image_sources
+from training.evaluate import read_photos_to_judge
+from training.sources import Source, read_captioned_sources, read_image_sources
 
 
 @dataclass
@@ -52,8 +55,7 @@ def check_inputs(config: StageConfig, places: Places, *, earlier: Collection[str
         inputs.rows.append((setting, f"{relative}: {'found' if found else 'missing'}"))
         if not found:
             inputs.faults.append(f"{setting}: {places.data / relative} does not exist")
-    data = DataConfig(validation=config.validation) if isinstance(config, ReleaseConfig) else config.data
-    _check_data(data, places, inputs)
+    _check_data(_data_of(config), places, inputs)
     return inputs
 
 
@@ -65,9 +67,15 @@ def missing_results(config: StageConfig, places: Places, *, earlier: Collection[
     return inputs.faults
 
 
+def _data_of(config: StageConfig) -> DataConfig:
+    return DataConfig(validation=config.validation) if isinstance(config, ReleaseConfig) else config.data
+
+
 def _results_read(config: StageConfig) -> Iterator[tuple[str, str]]:
     named: list[tuple[str, str]] = []
-    if isinstance(config, TextConfig):
+    if isinstance(config, PseudoConfig):
+        named = [("clip", config.clip)]
+    elif isinstance(config, TextConfig):
         named = [("tokenizer", config.tokenizer), ("model.clip", config.model.clip)]
     elif isinstance(config, JointConfig):
         named = [("init", config.init)]
@@ -78,6 +86,13 @@ def _results_read(config: StageConfig) -> Iterator[tuple[str, str]]:
     elif isinstance(config, ReleaseConfig):
         named = [("checkpoints", checkpoint) for checkpoint in config.checkpoints]
         named.append(("second_scorer", config.second_scorer))
+    data = _data_of(config)
+    for key, sources in (
+        ("data.labelled", data.labelled),
+        ("data.unlabelled", data.unlabelled),
+        ("data.validation", (data.validation,)),
+    ):
+        named += [(key, name.removeprefix(RUNS)) for name in sources if name.startswith(RUNS)]
     yield from ((setting, relative) for setting, relative in named if relative)
 
 
@@ -86,6 +101,8 @@ def _files_read(config: StageConfig) -> Iterator[tuple[str, str]]:
         yield "towers.image_weights", config.towers.image_weights
     if isinstance(config, SupervisedConfig) and config.model.decoder.gpt2_files and not config.init:
         yield "model.decoder.gpt2_files", config.model.decoder.gpt2_files
+    if isinstance(config, PseudoConfig):
+        yield "classifier", config.classifier
 
 
 def _check_result(
@@ -113,37 +130,48 @@ def _check_result(
 
 
 def _check_data(data: DataConfig, places: Places, inputs: Inputs) -> None:
-    def labelled(path: Path) -> tuple[int, str]:
+    def labelled(path: Source) -> tuple[int, str]:
         captioned = read_captioned_sources([path], inputs.problems)
         captions = sum(len(group) for group in captioned.captions)
         return len(captioned), f"{len(captioned)} photos, {captions} captions"
 
-    def unlabelled(path: Path) -> tuple[int, str]:
+    def judged(path: Source) -> tuple[int, str]:
+        count = len(read_photos_to_judge(path, inputs.problems))
+        return count, f"{count} photos"
+
+    def unlabelled(path: Source) -> tuple[int, str]:
         count = len(read_image_sources([path], inputs.problems))
         return count, f"{count} photos"
 
-    def text(path: Path) -> tuple[int, str]:
+    def text(path: Source) -> tuple[int, str]:
+        assert isinstance(path, Path)
         return 0, f"{len(read_texts([path], inputs.problems).texts)} captions"
 
     validation = (data.validation,) if data.validation else ()
     for setting, sources, read, limit in (
         ("data.labelled", data.labelled, labelled, data.max_labelled),
         ("data.unlabelled", data.unlabelled, unlabelled, data.max_unlabelled),
-        ("data.validation", validation, labelled, data.max_validation),
+        ("data.validation", validation, judged, data.max_validation),
         ("data.text", data.text, text, 0),
     ):
-        total = sum(_check_source(setting, source, places.data / source, read, inputs) for source in sources)
+        there = [name for name in sources if not name.startswith(RUNS) or _run_of(name, places).exists()]
+        read_from = zip(there, places.sources(there), strict=True)
+        total = sum(_check_source(setting, name, source, read, inputs) for name, source in read_from)
         inputs.num_photos += min(total, limit or total)
 
 
+def _run_of(name: str, places: Places) -> Path:
+    return places.run(name.removeprefix(RUNS))
+
+
 def _check_source(
-    setting: str, source: str, path: Path, read: Callable[[Path], tuple[int, str]], inputs: Inputs
+    setting: str, name: str, source: Source, read: Callable[[Source], tuple[int, str]], inputs: Inputs
 ) -> int:
     try:
-        count, found = read(path)
+        count, found = read(source)
     except (DataError, OSError) as error:
-        inputs.rows.append((setting, f"{source}: cannot be used"))
+        inputs.rows.append((setting, f"{name}: cannot be used"))
         inputs.faults.append(f"{setting}: {error}")
         return 0
-    inputs.rows.append((setting, f"{source}: {found}"))
+    inputs.rows.append((setting, f"{name}: {found}"))
     return count

@@ -11,11 +11,9 @@ from torch import Tensor
 from models.image_features import ImageFeatures
 from training import distributed
 from training.augment import augment
-from training.cider import CiderRewards, cider_of
 from training.config import JointConfig, Places
 from training.data import CaptionedImages, Problems, sample_rows
-from training.estimators import build_estimator
-from training.features import FeatureStore
+from training.features import FeatureStore, normalised
 from training.labelled import captions_loss, draw_captions, encode_captions
 from training.lazy import Chosen
 from training.loop import Losses, TrainingResult, train
@@ -24,8 +22,6 @@ from training.metrics import encode_texts
 from training.optim import freeze
 from training.pixels import cached_pixels
 from training.retrieval import caption_to_image_recall
-from training.rollout import without_dropout
-from training.sampling import Sampler
 from training.shards import ShardedArrays
 from training.sources import read_captioned_sources
 from training.starting import Origin, check_clip_can_be_saved, from_checkpoint, write_with_clip
@@ -53,7 +49,6 @@ class JointStage:
         self.items = len(training)
         self._origin, self._config, self._training, self._validation = origin, config, training, validation
         self._figures: dict[str, float] = {}
-        self._cider = cider_of(training.token_ids, origin.captioner.tokenizer) if config.cider > 0 else None
         self._text = _text_losses(origin, config, groups) if groups else None
         origin.captioner.set_trainable(("image tower", "text tower", "mapping", "decoder"))
         freeze(origin.captioner, config.frozen)
@@ -66,12 +61,12 @@ class JointStage:
         features = self._encode(pixels)
         groups = [draw_captions(self._training.token_ids[row], count, generator) for row in rows]
         captions = [caption for group in groups for caption in group]
-        written = captions_loss(self.module, features, captions, label_smoothing=config.label_smoothing)
-        parts = {"captioning": written}
+        parts = {}
+        if config.captioning > 0:
+            smoothing = config.label_smoothing
+            parts["captioning"] = captions_loss(self.module, features, captions, label_smoothing=smoothing)
         if config.contrastive > 0:
             parts["contrastive"] = self._tell_apart(features, captions)
-        if config.cider > 0:
-            parts["cider"] = self._self_critical(features, rows, generator)
         weights = vars(config)
         total = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
         if self._text is not None:
@@ -109,7 +104,7 @@ class JointStage:
 
     def _encode(self, pixels: Tensor) -> ImageFeatures:
         clip = self.module.clip
-        return clip.encode_image(clip.preprocess.normalize(pixels.to(self.module.device)))
+        return clip.encode_image(normalised(clip, pixels.to(self.module.device)))
 
     def _tell_apart(self, features: ImageFeatures, captions: Sequence[Tensor]) -> Tensor:
         """InfoNCE of the photos with the first caption of each, with the second, and so on; their mean."""
@@ -121,16 +116,6 @@ class JointStage:
             contrastive_loss(features.embedding, texts[place::count], scale=scale) for place in range(count)
         ]
         return torch.stack(losses).mean()
-
-    def _self_critical(self, features: ImageFeatures, rows: np.ndarray, generator: torch.Generator) -> Tensor:
-        assert self._cider is not None
-        settings, tokenizer = self._config.rollout, self.module.tokenizer
-        sampler = Sampler(tokenizer, tokenizer.pad_id, settings.max_tokens, settings.temperature)
-        estimator = build_estimator(settings, sampler, done=0.0)
-        rewards = CiderRewards(self._cider, tokenizer, rows.tolist())
-        with without_dropout(self.module):
-            prefix = self.module.prefix(features)
-            return estimator(self.module.decoder, prefix, rewards, generator).losses["cider"]
 
     def _validation_features(self, pairs: "PixelPairs") -> FeatureStore:
         chunks = np.array_split(np.arange(len(pairs)), -(-len(pairs) // ENCODE_BATCH))
@@ -183,14 +168,14 @@ def build_joint(
 ) -> JointStage:
     """The stage with its photos and captions read."""
     origin = from_checkpoint(places.run(config.init), device=device)
-    labelled = read_captioned_sources([places.data / folder for folder in config.data.labelled], problems)
+    labelled = read_captioned_sources(places.sources(config.data.labelled), problems)
     labelled = labelled.select(
         sample_rows(len(labelled), count=config.data.max_labelled, seed=config.data.split_seed)
     )
     training = _with_pixels(labelled, origin, config, places, problems)
     validation = None
     if config.data.validation:
-        held_out = read_captioned_sources([places.data / config.data.validation], problems)
+        held_out = read_captioned_sources(places.sources([config.data.validation]), problems)
         limits = (len(held_out), config.data.max_validation, config.evaluation.max_images)
         held_out = held_out.select(range(min(limit for limit in limits if limit)))
         validation = _with_pixels(held_out, origin, config, places, problems)

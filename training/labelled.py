@@ -124,7 +124,7 @@ def padded(token_ids: Sequence[Tensor], pad_id: int) -> Int[Tensor, "captions le
 
 def read_labelled(data: DataConfig, places: Places, problems: Problems) -> CaptionedImages:
     """The labelled images that a configuration uses."""
-    labelled = read_captioned_sources([places.data / folder for folder in data.labelled], problems)
+    labelled = read_captioned_sources(places.sources(data.labelled), problems)
     return labelled.select(sample_rows(len(labelled), count=data.max_labelled, seed=data.split_seed))
 
 

@@ -128,7 +128,7 @@ class _Run:
         ) as journal:
             if self.loop.best_by and self.counters.step == 0:
                 self._evaluate(journal)  # a wrong best_by ends the run here, and the start may stay the best
-            while self.counters.step < self.total_steps and not self._has_stopped_improving():
+            while self.counters.step < self.total_steps and not self._is_over():
                 self._step(journal)
             self._finish(journal)
 
@@ -250,6 +250,8 @@ class _Run:
             raise TrainingConfigError(
                 "loop.best_by", [f"is {self.loop.best_by!r}; the evaluation's figures are {known}"]
             )
+        if self.counters.step == 0 and not self.loop.start_may_win:
+            return
         figure, best = self.figures[self.loop.best_by], self.counters.best_figure
         if best is not None and figure <= best:
             self.counters.stale_evaluations += self.counters.step != self.counters.best_step
@@ -269,6 +271,10 @@ class _Run:
         self.stage.module.eval()
         with self._averaged(), torch.no_grad():
             journal.samples(self.counters.step, distributed.by_first_rank(self.stage.samples))
+
+    def _is_over(self) -> bool:
+        limit_s = 60 * self.loop.max_minutes
+        return self._has_stopped_improving() or 0 < limit_s <= self.counters.seconds
 
     def _has_stopped_improving(self) -> bool:
         return 0 < self.loop.patience <= self.counters.stale_evaluations

@@ -52,6 +52,25 @@ class CardCaption:
 
 
 @dataclass(frozen=True)
+class PageTable:
+    """A table that stands before the figures, for whoever adds to an evaluation.
+
+    Args:
+        text: a paragraph before the rows.
+        head: names of the columns; empty for none.
+        rows: cells; a row whose last cell is in `BAD_CELLS` is marked.
+    """
+
+    title: str
+    text: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+BAD_CELLS = frozenset({"no"})
+
+
+@dataclass(frozen=True)
 class Card:
     """A photo, what was written of it, and what people wrote.
 
@@ -73,6 +92,7 @@ def write_page(
     images: Images,
     histories: Mapping[str, History],
     max_photos: int = MAX_PHOTOS,
+    tables: Sequence[PageTable] = (),
 ) -> None:
     """Writes the page; it holds at most `max_photos` photos, as thumbnails.
 
@@ -97,6 +117,8 @@ def write_page(
             headlines=[row for name in HEADLINES for row in rows if row.figure.name == name],
             rows=rows,
             notes=notes(reports),
+            tables=tables,
+            bad_cells=BAD_CELLS,
             distributions=_inline(distribution_charts(reports)),
             histories=[(label, _inline(history_charts(history))) for label, history in histories.items()],
             cases=cases,

@@ -13,6 +13,7 @@ from training.config import (
     STAGES,
     JointConfig,
     Places,
+    PseudoConfig,
     ReleaseConfig,
     StageConfig,
     SupervisedConfig,
@@ -25,6 +26,7 @@ from training.disk import replace_text
 from training.dry_run import DryRun, dry_run
 from training.inputs import missing_results
 from training.joint import run_joint
+from training.pseudo_captions import run_pseudo
 from training.release import run_release
 from training.sources import read_captioned_sources
 from training.supervised import run_supervised
@@ -63,6 +65,7 @@ def run_step(config: StageConfig, places: Places, *, resume: bool) -> Path:
         TokenizerConfig: _run_tokenizer,
         TextConfig: _run_text,
         JointConfig: _run_joint,
+        PseudoConfig: _run_pseudo,
         SupervisedConfig: _run_supervised,
         UnsupervisedConfig: _run_unsupervised,
         ReleaseConfig: _run_release,
@@ -122,6 +125,7 @@ def _required_sources(config: StageConfig) -> Sequence[str]:
     sources: dict[type[Any], Sequence[str]] = {
         TextConfig: ("text",),
         JointConfig: ("labelled",),
+        PseudoConfig: ("unlabelled", "text"),
         SupervisedConfig: ("labelled",),
         UnsupervisedConfig: ("unlabelled",),
     }
@@ -136,7 +140,7 @@ def _run_tokenizer(config: TokenizerConfig, places: Places, resume: bool, proble
 def _learn_vocabulary(config: TokenizerConfig, places: Places, problems: Problems) -> Path:
     captions = list(read_texts([places.data / file for file in config.data.text], problems).texts)
     if config.data.labelled:
-        labelled = read_captioned_sources([places.data / folder for folder in config.data.labelled], problems)
+        labelled = read_captioned_sources(places.sources(config.data.labelled), problems)
         captions += [caption for group in labelled.captions for caption in group]
     problems.report(places.out)
     merges = learn_merges(captions, num_merges=config.num_merges, min_count=config.min_count)
@@ -150,6 +154,11 @@ def _run_text(config: TextConfig, places: Places, resume: bool, problems: Proble
 
 def _run_joint(config: JointConfig, places: Places, resume: bool, problems: Problems) -> Path:
     return run_joint(config, places, problems, resume=resume).folder
+
+
+def _run_pseudo(config: PseudoConfig, places: Places, resume: bool, problems: Problems) -> Path:
+    device = distributed.start(config.device)
+    return distributed.by_first_rank(lambda: run_pseudo(config, places, problems, device=device))
 
 
 def _run_supervised(config: SupervisedConfig, places: Places, resume: bool, problems: Problems) -> Path:

@@ -81,7 +81,7 @@ class Sampler:
                 cache,
                 rows=rows,
                 image_slots=slots[rows],
-                ancestors=rows.unsqueeze(1).expand(-1, self.max_tokens),
+                ancestors=rows.unsqueeze(1).expand(-1, position + 1),
                 lengths=torch.full_like(rows, position),
             )
         return token_ids

@@ -1,7 +1,7 @@
 """Data sources as settings name them: a folder, a caption file with a split, or webdataset shards."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.coco import read_captioned_json
@@ -11,7 +11,27 @@ from training.lazy import Joined, Mapped
 from training.webdataset import find_shards, read_captioned_shards, read_image_shards
 
 
-def read_captioned_sources(sources: Sequence[Path], problems: Problems) -> CaptionedImages:
+@dataclass(frozen=True)
+class RunCaptions:
+    """Captions that a training step has written for photos that lie elsewhere.
+
+    Args:
+        folder: of the step, with metadata.jsonl.
+        images: folder that its file names start from.
+    """
+
+    folder: Path
+    images: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+Source = Path | RunCaptions
+
+
+def read_captioned_sources(sources: Sequence[Source], problems: Problems) -> CaptionedImages:
     """The labelled images of several sources, one after the other.
 
     A source is a folder with metadata.jsonl, COCO captions (captions_train2014.json), Karpathy's file with a
@@ -29,7 +49,7 @@ def read_captioned_sources(sources: Sequence[Path], problems: Problems) -> Capti
     )
 
 
-def read_image_sources(sources: Sequence[Path], problems: Problems) -> Images:
+def read_image_sources(sources: Sequence[Source], problems: Problems) -> Images:
     """The images of several sources, one after the other; captions beside them are not used.
 
     Raises:
@@ -39,7 +59,9 @@ def read_image_sources(sources: Sequence[Path], problems: Problems) -> Images:
     return parts[0] if len(parts) == 1 else _joined(parts, sources)
 
 
-def _read_captioned(source: Path, problems: Problems) -> CaptionedImages:
+def _read_captioned(source: Source, problems: Problems) -> CaptionedImages:
+    if isinstance(source, RunCaptions):
+        return read_captioned_images(source.folder, problems, images=source.images)
     path, split = _with_split(source)
     if path.suffix == ".json":
         return read_captioned_json(path, split, problems)
@@ -47,7 +69,9 @@ def _read_captioned(source: Path, problems: Problems) -> CaptionedImages:
     return read_captioned_shards(shards, problems) if shards else read_captioned_images(source, problems)
 
 
-def _read_images(source: Path, problems: Problems) -> Images:
+def _read_images(source: Source, problems: Problems) -> Images:
+    if isinstance(source, RunCaptions):
+        return _read_captioned(source, problems).images
     path, split = _with_split(source)
     if path.suffix == ".json":
         return read_captioned_json(path, split, problems).images
@@ -60,7 +84,7 @@ def _with_split(source: Path) -> tuple[Path, str | None]:
     return (source.with_name(name), split) if split and name.endswith(".json") else (source, None)
 
 
-def _joined(parts: Sequence[Images], sources: Sequence[Path]) -> Images:
+def _joined(parts: Sequence[Images], sources: Sequence[Source]) -> Images:
     """One after the other, the source's name before each id, so that no two are the same."""
     named = [
         replace(part, ids=Mapped(part.ids, f"{source.name}/{{}}".format))

@@ -1,4 +1,4 @@
-"""Stage 1: next-token cross-entropy on labelled pairs."""
+"""Stage 1: next-token cross-entropy on labelled pairs, and self-critical CIDEr-D where it is asked for."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from training.data import Problems
 from training.labelled import CaptionPairs, captions_loss, read_pairs
 from training.loop import Losses, TrainingResult, train
 from training.order import seed_at
+from training.self_critical import SelfCritical
 from training.starting import Origin, choose_what_learns, from_checkpoint, from_shape
 from training.validation import Validation, check_best_by, read_validation
 
@@ -27,13 +28,20 @@ class SupervisedStage:
         self.items = len(pairs)
         self._origin, self._config, self._pairs, self._validation = origin, config, pairs, validation
         self._figures: dict[str, float] = {}
+        self._self_critical = (
+            SelfCritical(origin.captioner, pairs.token_ids, config.rollout) if config.cider > 0 else None
+        )
         choose_what_learns(origin.captioner, config)
 
     def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
         features = self._pairs.features.batch(rows, generator=generator).to(self.module.device)
         captions = self._pairs.draw(rows, count=self._config.captions_per_image, generator=generator)
         loss = captions_loss(self.module, features, captions, label_smoothing=self._config.label_smoothing)
-        return Losses(loss, {})
+        if self._self_critical is None:
+            return Losses(self._config.captioning * loss, {})
+        earned = self._self_critical.loss(features, rows, generator)
+        total = self._config.captioning * loss + self._config.cider * earned
+        return Losses(total, {"captioning": loss, "cider": earned})
 
     def evaluate(self) -> dict[str, float]:
         self._figures = self._validation.figures(self.module) if self._validation else {}

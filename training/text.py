@@ -91,7 +91,9 @@ class TextLosses:
         """The mean losses of some groups."""
         pairs = [draw_captions(self.groups[row], 2, generator) for row in rows]
         read = self._encode([first for first, _ in pairs])
-        parts = {"captioning": self._write(read, [second for _, second in pairs], generator)}
+        parts = {}
+        if self.weights["captioning"] > 0:
+            parts["captioning"] = self._write(read, [second for _, second in pairs], generator)
         has_other = torch.tensor([len(self.groups[row]) > 1 for row in rows])
         if self.weights["contrastive"] > 0 and has_other.any():
             others = self._encode([pairs[place][1] for place in has_other.nonzero().flatten().tolist()])
@@ -138,6 +140,6 @@ def read_groups(
     """Token ids of a configuration's captions, those of one photo together."""
     groups = read_caption_groups([places.data / file for file in data.text], problems)
     if data.labelled:
-        groups += read_captioned_sources([places.data / folder for folder in data.labelled], problems).texts()
+        groups += read_captioned_sources(places.sources(data.labelled), problems).texts()
     encoded = [encode_texts(captioner, group.texts, group.sources, problems)[0] for group in groups]
     return [group for group in encoded if group]

@@ -21,6 +21,7 @@ from training.losses import kl_to_reference, length_excess, repetition
 from training.rewards import ClipRewards
 from training.rollout import Rollout, without_dropout
 from training.sampling import Sampler
+from training.self_critical import SelfCritical
 from training.sources import read_image_sources
 from training.starting import Origin, choose_what_learns, from_checkpoint
 from training.toml_reader import TrainingConfigError
@@ -51,6 +52,11 @@ class UnsupervisedStage:
         self._images, self._pairs, self._validation = images, pairs, validation
         self._figures: dict[str, float] = {}
         self._reference = _frozen_copy(origin.captioner)
+        self._self_critical = (
+            SelfCritical(origin.captioner, pairs.token_ids, config.rollout)
+            if pairs is not None and config.reward.replay_cider > 0
+            else None
+        )
         choose_what_learns(origin.captioner, config)
 
     def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
@@ -58,8 +64,8 @@ class UnsupervisedStage:
         with without_dropout(self.module):
             estimate = self._estimate(features, done=done, generator=generator)
         parts = estimate.losses | self._restraints(features, estimate.rollout)
-        if self._pairs is not None and self._config.reward.replay > 0:
-            parts["replay"] = self._replay(self._pairs, generator)
+        if self._pairs is not None:
+            parts |= self._replay(self._pairs, generator)
         weights = vars(self._config.reward)
         total = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
         return Losses(total, {**parts, "tokens": estimate.rollout.lengths.float().mean()})
@@ -110,12 +116,18 @@ class UnsupervisedStage:
         )
         return logits
 
-    def _replay(self, pairs: CaptionPairs, generator: torch.Generator) -> Tensor:
+    def _replay(self, pairs: CaptionPairs, generator: torch.Generator) -> dict[str, Tensor]:
         count = distributed.own_count(self._config.replay_images)
         rows = torch.randint(len(pairs), (count,), generator=generator).numpy()
-        captions = pairs.draw(rows, count=self._config.captions_per_image, generator=generator)
         features = pairs.features.batch(rows, generator=generator).to(self.module.device)
-        return captions_loss(self.module, features, captions, label_smoothing=self._config.label_smoothing)
+        parts = {}
+        if self._config.reward.replay > 0:
+            captions = pairs.draw(rows, count=self._config.captions_per_image, generator=generator)
+            smoothing = self._config.label_smoothing
+            parts["replay"] = captions_loss(self.module, features, captions, label_smoothing=smoothing)
+        if self._self_critical is not None:
+            parts["replay_cider"] = self._self_critical.loss(features, rows, generator)
+        return parts
 
 
 def run_unsupervised(
@@ -147,14 +159,14 @@ def build_unsupervised(
         workers=config.data.workers,
         problems=problems,
     )
-    has_replay = config.data.labelled and config.reward.replay > 0
+    has_replay = config.data.labelled and config.reward.replay + config.reward.replay_cider > 0
     pairs = read_pairs(origin.captioner, config.data, places, problems) if has_replay else None
     validation = read_validation(origin.captioner, config.data, config.evaluation, places, problems)
     return UnsupervisedStage(origin, config, images=features, pairs=pairs, validation=validation)
 
 
 def _read_unlabelled(data: DataConfig, places: Places, problems: Problems) -> Images:
-    images = read_image_sources([places.data / folder for folder in data.unlabelled], problems)
+    images = read_image_sources(places.sources(data.unlabelled), problems)
     if data.disjoint:
         labelled = {str(file) for file in read_labelled(data, places, problems).images.files}
         images = images.select([row for row, file in enumerate(images.files) if str(file) not in labelled])

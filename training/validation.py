@@ -11,11 +11,11 @@ from training.evaluate import (
     SecondOpinion,
     evaluation_features,
     measure,
+    read_photos_to_judge,
     read_second_opinion,
     write_captions,
 )
 from training.features import FeatureStore
-from training.sources import read_captioned_sources
 from training.toml_reader import TrainingConfigError
 
 SHOWN_CAPTIONS = 4
@@ -41,12 +41,15 @@ class Validation:
         return scores.figures
 
     def samples(self, captioner: Captioner) -> list[str]:
-        """A few captions beside a reference."""
+        """A few captions beside a reference, where there are any."""
         captions = self._write(captioner, min(SHOWN_CAPTIONS, len(self._captioned)))
-        return [
-            f"{self._captioned.images.ids[row]}: {caption}   [{self._captioned.captions[row][0]}]"
-            for row, caption in enumerate(captions)
-        ]
+        return [self._sample(row, caption) for row, caption in enumerate(captions)]
+
+    def _sample(self, row: int, caption: str) -> str:
+        references = self._captioned.captions[row]
+        return f"{self._captioned.images.ids[row]}: {caption}" + (
+            f"   [{references[0]}]" if references else ""
+        )
 
     def _write(self, captioner: Captioner, count: int) -> list[str]:
         beams = self._config.num_beams
@@ -67,7 +70,8 @@ def read_validation(
     """The validation images of a configuration, None without any."""
     if not data.validation:
         return None
-    captioned = read_captioned_sources([places.data / data.validation], problems)
+    (source,) = places.sources([data.validation])
+    captioned = read_photos_to_judge(source, problems)
     limit = min(count for count in (len(captioned), data.max_validation, config.max_images) if count)
     captioned = captioned.select(range(limit))
     features, readable = evaluation_features(

@@ -14,7 +14,7 @@ from service.keys import ApiKey
 from service.metrics import Metrics
 from service.rate_limits import RateLimits
 
-OPEN_PATHS = ("/health/", "/web/", "/docs", "/static-offline-docs/", "/openapi.json")
+OPEN_PATHS = ("/health", "/web/", "/docs", "/static-offline-docs/", "/openapi.json")
 """What anybody may read besides the page: its files, the documentation and health."""
 
 METRICS_PATH = "/metrics"

@@ -24,6 +24,7 @@ from service.api.responses import problem_response
 from service.api.routes import (
     captions,
     datasets,
+    finetunes,
     health,
     huggingface,
     jobs,
@@ -139,7 +140,19 @@ def create_app(
         },
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (captions, scores, datasets, jobs, models, openai, ollama, photoprism, huggingface, health):
+    for module in (
+        captions,
+        scores,
+        datasets,
+        jobs,
+        finetunes,
+        models,
+        openai,
+        ollama,
+        photoprism,
+        huggingface,
+        health,
+    ):
         app.include_router(module.router)
     add_page(app)
     openapi = openapi_of(app)
@@ -161,6 +174,7 @@ def _build_jobs(settings: Settings, *, lifecycle: Lifecycle) -> JobService | Non
 async def _stop_jobs(jobs: JobService | None) -> None:
     if jobs is not None:
         jobs.parts.keeper.stop()
+        jobs.thumbnails.close()
         await jobs.events.close()
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service.api.job_schemas import FolderDataset
+from service.api.job_schemas import PlaceDataset
 from service.jobs.uploads import ARCHIVES
 
 _BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
@@ -18,6 +18,6 @@ DATASET_BODY: dict[str, Any] = {
                 "required": ["file"],
             }
         },
-        "application/json": {"schema": FolderDataset.model_json_schema()},
+        "application/json": {"schema": PlaceDataset.model_json_schema()},
     },
 }

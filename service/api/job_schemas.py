@@ -5,21 +5,52 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.jobs.documents import Dataset, JobState, OutputKind, Policy
+from service.jobs.documents import (
+    DUPLICATE_SIMILARITY,
+    CaptionJob,
+    Dataset,
+    Duplicates,
+    FinetuneJob,
+    JobState,
+    ModelMade,
+    OutputKind,
+    Policy,
+    Sidecar,
+    TrainingRecord,
+)
 from service.jobs.status import JobStatus
 from service.option_reading import options_schema
 
 MAX_URL_CHARS = 2048
 
 
-class FolderDataset(BaseModel):
-    """A request for a dataset of photos that lie on the server."""
+def one_of(*names: str) -> dict[str, Any]:
+    return {"oneOf": [{"required": [name], "properties": {name: {"type": "string"}}} for name in names]}
 
-    model_config = ConfigDict(extra="forbid")
 
-    folder: str = Field(
-        min_length=1, max_length=4096, description="Folder below SEMICAP_DATASET_ROOTS, with its subfolders."
+class PlaceDataset(BaseModel):
+    """A request for a dataset of photos that stay where they are: exactly one of `folder` and `uri`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=one_of("folder", "uri"))
+
+    folder: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="Folder of the server below SEMICAP_DATASET_ROOTS, with its subfolders.",
     )
+    uri: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_URL_CHARS,
+        description="Prefix of a bucket below SEMICAP_DATASET_BUCKETS: s3://, gs://, az://.",
+    )
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> Self:
+        if (self.folder is None) == (self.uri is None):
+            raise ValueError("give exactly one of folder and uri")
+        return self
 
 
 class DatasetInfo(Dataset):
@@ -39,21 +70,22 @@ class WebhookRequest(BaseModel):
 
 
 _ANY_OPTIONS: dict[str, Any] = {"properties": options_schema(), "additionalProperties": False}
-_ONE_SOURCE: dict[str, Any] = {
-    "oneOf": [
-        {"required": [name], "properties": {name: {"type": "string"}}} for name in ("dataset", "folder")
-    ]
-}
 
 
 class CaptionJobRequest(BaseModel):
-    """A bulk captioning job: exactly one of `dataset` and `folder`."""
+    """A bulk captioning job: exactly one of `dataset`, `folder` and `uri`."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_ONE_SOURCE)
+    model_config = ConfigDict(extra="forbid", json_schema_extra=one_of("dataset", "folder", "uri"))
 
     dataset: str | None = Field(None, max_length=64, description="Id of a dataset.")
     folder: str | None = Field(
         None, min_length=1, max_length=4096, description="Folder below SEMICAP_DATASET_ROOTS."
+    )
+    uri: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_URL_CHARS,
+        description="Prefix of a bucket below SEMICAP_DATASET_BUCKETS: s3://, gs://, az://.",
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
@@ -61,18 +93,27 @@ class CaptionJobRequest(BaseModel):
         json_schema_extra=_ANY_OPTIONS,
     )
     outputs: list[OutputKind] = Field(
-        default_factory=list, max_length=5, description="Files to make beside the JSON lines."
+        default_factory=list, max_length=6, description="Files to make beside the JSON lines."
     )
-    write_to_folder: bool = Field(False, description="Write a .txt beside each photo of a server folder.")
+    write_to_folder: bool = Field(False, description="Write a text beside each photo of a server folder.")
+    sidecar: Sidecar = Field("txt", description="Suffix of those texts.")
     policy: Policy = Field(
-        "skip", description="What becomes of a .txt that is there; overwrite-machine leaves a person's text."
+        "skip", description="What becomes of a text that is there; overwrite-machine leaves a person's text."
+    )
+    duplicates: Duplicates = Field(
+        "ignore",
+        description="Near-duplicates by CLIP embedding: report lists them (`results?output=duplicates`), "
+        "caption-once gives all of a group the caption of the first, as `same_as` says.",
+    )
+    duplicate_similarity: float = Field(
+        DUPLICATE_SIMILARITY, gt=0, le=1, description="Cosine from which on two photos are near-duplicates."
     )
     webhook: WebhookRequest | None = None
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
-        if (self.dataset is None) == (self.folder is None):
-            raise ValueError("give exactly one of dataset and folder")
+        if sum(one is not None for one in (self.dataset, self.folder, self.uri)) != 1:
+            raise ValueError("give exactly one of dataset, folder and uri")
         return self
 
 
@@ -83,6 +124,31 @@ class JobCounts(BaseModel):
     done: int = Field(description="Captioned.")
     failed: int = Field(description="In `errors`, each with its reason.")
     skipped: int = Field(description="Left as they were, by the policy.")
+
+
+class TrainingProgress(BaseModel):
+    """How far a training is."""
+
+    phase: str = Field(description="preparing, training, reporting or publishing.")
+    step: int
+    steps: int = Field(description="At most; it may stop earlier.")
+
+
+class ModelLinks(BaseModel):
+    """Where a version's report is."""
+
+    model: str
+    report: str
+    report_html: str
+
+
+class MadeModel(BaseModel):
+    """The version that a job has made."""
+
+    id: str
+    gate: dict[str, Any] = Field(description="passed, reason, and each guard figure before and after.")
+    is_activated: bool = Field(description="By this job, because of auto_activate.")
+    links: ModelLinks
 
 
 class JobInfo(BaseModel):
@@ -100,11 +166,25 @@ class JobInfo(BaseModel):
     created: datetime
     started: datetime | None
     finished: datetime | None
-    options: dict[str, Any]
-    outputs: list[OutputKind]
-    write_to_folder: bool
-    policy: Policy
+    options: dict[str, Any] = Field(default_factory=dict)
+    outputs: list[OutputKind] = Field(default_factory=list)
+    write_to_folder: bool = False
+    sidecar: Sidecar = "txt"
+    policy: Policy = "skip"
+    duplicates: Duplicates = "ignore"
+    duplicate_similarity: float = DUPLICATE_SIMILARITY
     error: str | None = Field(description="Why the whole job failed, where it did.")
+
+    base: str | None = Field(None, description="Of a fine-tuning: the version that it starts from.")
+    replay_dataset: str | None = Field(None, description="Of a fine-tuning: its labelled photos.")
+    settings: dict[str, Any] | None = Field(None, description="Of a fine-tuning.")
+    auto_activate: bool | None = Field(None, description="Of a fine-tuning.")
+    progress: TrainingProgress | None = Field(None, description="Of a fine-tuning.")
+    curve: list[dict[str, float]] | None = Field(
+        None, description="Of a fine-tuning: figures by `step`; not in lists of jobs."
+    )
+    model: MadeModel | None = Field(None, description="Of a fine-tuning that has succeeded.")
+    note: str | None = Field(None, description="Of a fine-tuning: what else there is to know of its end.")
 
 
 class RetryInfo(JobInfo):
@@ -120,7 +200,7 @@ class JobList(BaseModel):
     next_cursor: str | None = Field(description="Value of `cursor` for the next page; null at the end.")
 
 
-def job_info(status: JobStatus) -> JobInfo:
+def job_info(status: JobStatus, *, with_curve: bool = True) -> JobInfo:
     """A job's status as it goes over the wire."""
     job, counts = status.job, status.counts
     return JobInfo(
@@ -136,12 +216,46 @@ def job_info(status: JobStatus) -> JobInfo:
         created=job.created,
         started=status.started,
         finished=status.finished,
-        options=job.options,
-        outputs=list(job.outputs),
-        write_to_folder=job.writes_to_folder,
-        policy=job.policy,
         error=status.error,
+        **(_caption_fields(job) if isinstance(job, CaptionJob) else _finetune_fields(job)),
+        **(_training_fields(status.training, with_curve=with_curve) if status.training else {}),
     )
+
+
+def _caption_fields(job: CaptionJob) -> dict[str, Any]:
+    return {
+        "options": job.options,
+        "outputs": list(job.outputs),
+        "write_to_folder": job.writes_to_folder,
+        "sidecar": job.sidecar,
+        "policy": job.policy,
+        "duplicates": job.duplicates,
+        "duplicate_similarity": job.duplicate_similarity,
+    }
+
+
+def _finetune_fields(job: FinetuneJob) -> dict[str, Any]:
+    return {
+        "base": job.base,
+        "replay_dataset": job.replay_dataset,
+        "settings": job.settings,
+        "auto_activate": job.auto_activate,
+    }
+
+
+def _training_fields(record: TrainingRecord, *, with_curve: bool) -> dict[str, Any]:
+    return {
+        "progress": TrainingProgress(phase=record.phase, step=record.step, steps=record.steps),
+        "curve": list(record.curve) if with_curve else None,
+        "model": _made_model(record.model) if record.model else None,
+        "note": record.note,
+    }
+
+
+def _made_model(made: ModelMade) -> MadeModel:
+    address = f"/v1/models/{made.id}"
+    links = ModelLinks(model=address, report=f"{address}/report", report_html=f"{address}/report.html")
+    return MadeModel(id=made.id, gate=made.gate, is_activated=made.is_activated, links=links)
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

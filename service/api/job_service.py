@@ -6,8 +6,10 @@ from typing import Self
 
 from starlette.responses import StreamingResponse
 
+from service.api.finetune_service import FinetuneSubmission
 from service.api.job_events import EventStreams
 from service.api.job_schemas import CaptionJobRequest
+from service.api.job_sources import JobSources
 from service.api.uploading import Uploads
 from service.errors import (
     InvalidRequestError,
@@ -16,16 +18,19 @@ from service.errors import (
     NotFoundError,
     ServiceError,
 )
+from service.images import ImageLimits
 from service.jobs.archive import JobArchive, output_key
-from service.jobs.documents import CaptionJob, Dataset, Webhook, now
+from service.jobs.documents import CaptionJob, Dataset, Job, Webhook, chunk_items_for, now
 from service.jobs.events import JobEvents
-from service.jobs.folders import allowed_folder, dataset_of_folder
 from service.jobs.idempotency import claim_job_id
-from service.jobs.outputs import FILES
+from service.jobs.likeness import MAX_COMPARED
+from service.jobs.outputs import CAPTIONS, DUPLICATES, FILES, JSON_LINES, captioned, json_lines
 from service.jobs.parts import JobParts
 from service.jobs.status import JobStatus
+from service.jobs.thumbnails import Thumbnails
 from service.jobs.webhook import check_webhook
 from service.metrics import Metrics
+from service.model_registry import ModelRegistry
 from service.model_service import ModelService
 from service.option_reading import options_from_json
 from service.settings import Settings
@@ -34,8 +39,9 @@ from service.settings import Settings
 class Submission:
     """Makes jobs of requests."""
 
-    def __init__(self, parts: JobParts, settings: Settings) -> None:
+    def __init__(self, parts: JobParts, sources: JobSources, settings: Settings) -> None:
         self._parts = parts
+        self._sources = sources
         self._settings = settings
 
     def submit(
@@ -54,24 +60,15 @@ class Submission:
         job_id, is_there = claim_job_id(jobs.archive, idempotency_key, asked.model_dump(mode="json"))
         if is_there:
             return jobs.status(job_id)
-        dataset = self._dataset(asked)
+        dataset = self._sources.named(asked)
         if asked.write_to_folder and dataset.folder is None:
             raise InvalidRequestError("write_to_folder needs photos in a folder of the server, not an upload")
-        return jobs.submit(self._job(job_id, asked, dataset, model=model))
-
-    def _dataset(self, asked: CaptionJobRequest) -> Dataset:
-        settings = self._settings
-        if asked.folder is not None:
-            return dataset_of_folder(
-                asked.folder,
-                store=self._parts.store,
-                roots=settings.dataset_roots,
-                max_items=settings.max_dataset_items,
+        if asked.duplicates != "ignore" and dataset.num_items > MAX_COMPARED:
+            raise InvalidRequestError(
+                f"near-duplicates are looked for among {MAX_COMPARED} photos at most; "
+                f"the dataset has {dataset.num_items}"
             )
-        dataset = self._parts.datasets.get(asked.dataset or "")
-        if dataset.folder is not None:
-            allowed_folder(dataset.folder, settings.dataset_roots)
-        return dataset
+        return jobs.submit(self._job(job_id, asked, dataset, model=model))
 
     def _job(self, job_id: str, asked: CaptionJobRequest, dataset: Dataset, *, model: str) -> CaptionJob:
         return CaptionJob(
@@ -79,11 +76,14 @@ class Submission:
             created=now(),
             dataset=dataset.id,
             num_items=dataset.num_items,
-            chunk_items=self._settings.job_chunk_items,
+            chunk_items=chunk_items_for(dataset.num_items, least=self._settings.job_chunk_items),
             options={**asked.options, "model": model},
             outputs=tuple(dict.fromkeys(asked.outputs)),
             writes_to_folder=asked.write_to_folder,
+            sidecar=asked.sidecar,
             policy=asked.policy,
+            duplicates=asked.duplicates,
+            duplicate_similarity=asked.duplicate_similarity,
             webhook=Webhook(url=asked.webhook.url) if asked.webhook else None,
         )
 
@@ -95,26 +95,40 @@ class JobService:
         self,
         parts: JobParts,
         *,
+        sources: JobSources,
         submission: Submission,
+        finetunes: FinetuneSubmission,
         uploads: Uploads,
         events: JobEvents,
+        thumbnails: Thumbnails,
         max_streams: int,
     ) -> None:
         self.parts = parts
+        self.sources = sources
         self.submission = submission
+        self.finetunes = finetunes
         self.uploads = uploads
         self.events = events
+        self.thumbnails = thumbnails
         self.event_streams = EventStreams(max_streams)
 
     @classmethod
     def build(cls, settings: Settings, *, is_stopping: Callable[[], bool]) -> Self:
         """Raises CommandError, as JobParts.build."""
         parts = JobParts.build(settings)
+        sources = JobSources(parts, settings)
+        models = ModelRegistry(parts.store, settings.model_cache)
         return cls(
             parts,
-            submission=Submission(parts, settings),
+            sources=sources,
+            submission=Submission(parts, sources, settings),
+            finetunes=FinetuneSubmission(parts, sources, models, settings),
             uploads=Uploads(parts.store, settings),
             events=JobEvents(settings.redis_url or "", parts.jobs, is_stopping=is_stopping),
+            thumbnails=Thumbnails(
+                parts.datasets,
+                ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+            ),
             max_streams=settings.max_event_streams,
         )
 
@@ -128,6 +142,15 @@ class JobService:
             with suppress(JobNotFoundError):
                 yield self.parts.jobs.status(job_id)
 
+    def lines_response(self, job_id: str) -> StreamingResponse:
+        """The captions so far; of an ended job as its output has them. Raises JobNotFoundError."""
+        jobs = self.parts.jobs
+        status = jobs.status(job_id)
+        parts = None
+        if status.finished is not None:
+            parts = self.parts.store.stream(output_key(job_id, status.attempt, CAPTIONS))
+        return StreamingResponse(parts or json_lines(captioned(jobs.results(job_id))), media_type=JSON_LINES)
+
     def output_response(self, job_id: str, output: str) -> StreamingResponse:
         """An output of an ended job.
 
@@ -136,14 +159,16 @@ class JobService:
             NotFoundError: it was not asked for.
         """
         status = self.parts.jobs.status(job_id)
-        kind = next((one for one in status.job.outputs if one == output), None)
-        if kind is None:
-            known = ", ".join(("jsonl", *status.job.outputs))
+        files = _outputs_of(status.job)
+        if output not in files:
+            known = ", ".join(("jsonl", *files))
             raise NotFoundError(f"the job has no output {output!r}; it has {known}")
-        name, media_type = FILES[kind]
-        parts = self.parts.store.stream(output_key(job_id, status.attempt, name))
-        if status.finished is None or parts is None:
+        name, media_type = files[output]
+        if status.finished is None:
             raise JobStateError(f"the job is {status.state}; {name} is made when it ends")
+        parts = self.parts.store.stream(output_key(job_id, status.attempt, name))
+        if parts is None:
+            raise NotFoundError(f"{name} is kept no longer (SEMICAP_KEEP_OUTPUTS_DAYS); the results are")
         headers = {"Content-Disposition": f'attachment; filename="{job_id}-{name}"'}
         return StreamingResponse(parts, media_type=media_type, headers=headers)
 
@@ -153,3 +178,11 @@ class JobService:
             jobs = self.parts.jobs
             active = jobs.archive.active()
             metrics.set_job_queue(jobs=len(active), depth=jobs.queue.depth(), oldest_s=jobs.oldest_s(active))
+
+
+def _outputs_of(job: Job) -> dict[str, tuple[str, str]]:
+    """File name and media type of the outputs that a job has, by what they are called."""
+    if not isinstance(job, CaptionJob):
+        return {}
+    files: dict[str, tuple[str, str]] = {kind: FILES[kind] for kind in job.outputs}
+    return files if job.duplicates == "ignore" else files | {"duplicates": (DUPLICATES, JSON_LINES)}

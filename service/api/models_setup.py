@@ -12,6 +12,7 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.model_choice import Choice
 from service.registry import ServedModel
+from service.repeats import Repeats
 from service.serving import ModelSwitch, Serving
 from service.settings import Settings
 
@@ -73,6 +74,11 @@ class ServingLoader:
             ),
             pool=self._pool,
             on_rejected=self._metrics.image_rejected,
+            repeats=Repeats(
+                self._settings.repeated_images,
+                is_kept=lambda one: one.error is None,
+                on_answer=self._metrics.image_answered,
+            ),
         )
         return Serving(model, engine, captioning)
 

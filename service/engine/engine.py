@@ -13,6 +13,7 @@ from models.captioner import Captioner
 from models.generation import GenerationOptions
 from service.engine.deadlines import DeadlineWatch
 from service.engine.errors import EngineDeadError, EngineStoppedError, QueueFullError
+from service.engine.gpu import use_gpu
 from service.engine.inputs import check_captionable, check_image
 from service.engine.observer import SILENT, EngineObserver, failure_of
 from service.engine.offline import CaptionStream
@@ -26,7 +27,7 @@ from service.engine.speed import Speed, with_speed
 from service.engine.threads import limit_threads
 from service.engine.waiting import WaitingLine
 from service.engine.warmup import warm_up
-from service.engine.work import Texts, TokenListener, Work, fail
+from service.engine.work import Texts, TokenListener, Wanted, Work, fail
 
 __all__ = ["Engine", "EngineSettings", "Places"]
 
@@ -136,6 +137,7 @@ class Engine:
         request_id: Hashable = None,
         deadline: float | None = None,
         on_tokens: TokenListener | None = None,
+        wanted: Wanted | None = None,
     ) -> Future[ImageCaptions]:
         """Queues one image to be captioned.
 
@@ -144,6 +146,7 @@ class Engine:
             places: where the place comes from (and its priority); None reserves one interactive place.
             request_id: images of one id take turns with those of others; None is a request of its own.
             deadline: time.monotonic() by which the captions must be there.
+            wanted: called on the engine's thread with the embedding; after False the answer has no captions.
             on_tokens: called on the engine's thread after each token with the ids so far by index of the
                 caption; of a beam its best hypothesis. It must be quick.
 
@@ -159,7 +162,9 @@ class Engine:
         max_tokens = self._captioner.config.max_tokens
         generation = options.to_generation(self._captioner.tokenizer, max_tokens=max_tokens)
         places = places or self.reserve()
-        work = Work(image, options, generation, request_id, places.priority, on_tokens=on_tokens)
+        work = Work(
+            image, options, generation, request_id, places.priority, on_tokens=on_tokens, wanted=wanted
+        )
         return self._queue(work, places, deadline=deadline)
 
     def submit_scores(
@@ -183,13 +188,18 @@ class Engine:
         return self._queue(work, places, deadline=deadline)
 
     def caption_many(
-        self, images: Iterable[tuple[Key, Tensor]], options: CaptionOptions
+        self,
+        images: Iterable[tuple[Key, Tensor]],
+        options: CaptionOptions,
+        *,
+        wanted: Callable[[Key, Tensor], bool] | None = None,
     ) -> Iterator[tuple[Key, Future[ImageCaptions]]]:
         """Captions a stream of images at bulk priority; yields each key with its done future as it completes.
 
         Reads a bounded number of images ahead. Closing the iterator cancels what is in flight.
         """
-        return iter(CaptionStream(self, images, options, read_ahead=2 * self._settings.max_images))
+        read_ahead = 2 * self._settings.max_images
+        return iter(CaptionStream(self, images, options, read_ahead=read_ahead, wanted=wanted))
 
     def _total_depth(self) -> int:
         return self.depth + self._elsewhere(self)
@@ -239,6 +249,7 @@ class Engine:
     def _run(self) -> None:
         try:
             limit_threads()
+            use_gpu(self._captioner.device)
             self._captioner, speed = with_speed(self._captioner, self._settings.precision)
             self.speed = speed
             self._observer.speed_chosen(speed)
@@ -273,9 +284,10 @@ class Engine:
         """New images join, then every caption in flight gets one token."""
         began = time.monotonic()
         pipeline.drop_settled()
-        works = self._next_works(pipeline)
-        ended = pipeline.admit(works) if works else 0
-        ended += 0 if pipeline.is_empty else pipeline.step()
+        ended = pipeline.join()
+        works = [] if pipeline.is_encoding else self._next_works(pipeline)
+        ended += pipeline.admit(works) if works else 0
+        ended += pipeline.step() if pipeline.is_decoding else 0
         self._rate.add(images=ended, seconds=time.monotonic() - began)
 
     def _next_works(self, pipeline: Pipeline) -> list[Work]:

@@ -1,10 +1,12 @@
 """What the engine tells a listener such as the metrics, on its own threads: the listener must be quick."""
 
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from service.engine.errors import DeadlineExceededError, EngineDeadError, EngineStoppedError
 from service.engine.results import ImageCaptions, ImageScores, Priority
-from service.engine.speed import Speed
+
+if TYPE_CHECKING:  # whoever counts or keeps results needs no torch
+    from service.engine.speed import Speed
 
 Stage = Literal["encode", "prefill", "decode", "score"]
 Failure = Literal["deadline", "cancelled", "failed", "stopped"]
@@ -20,7 +22,7 @@ def failure_of(error: BaseException) -> Failure:
 class EngineObserver(Protocol):
     """Instrumentation of the engine; all durations in seconds."""
 
-    def speed_chosen(self, speed: Speed) -> None:
+    def speed_chosen(self, speed: "Speed") -> None:
         """The engine starts, with its model's weights in this format."""
 
     def depth_changed(self, *, depth: int) -> None:
@@ -45,7 +47,7 @@ class EngineObserver(Protocol):
 class SilentObserver:
     """Listens to nothing."""
 
-    def speed_chosen(self, speed: Speed) -> None: ...
+    def speed_chosen(self, speed: "Speed") -> None: ...
 
     def depth_changed(self, *, depth: int) -> None: ...
 

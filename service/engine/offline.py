@@ -1,8 +1,9 @@
 """A stream of images through the engine, kept full, results in the order of their completion."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -29,11 +30,13 @@ class CaptionStream(Generic[Key]):
         options: CaptionOptions,
         *,
         read_ahead: int,
+        wanted: Callable[[Key, Tensor], bool] | None = None,
     ) -> None:
         self._engine = engine
         self._images = iter(images)
         self._options = options
         self._read_ahead = read_ahead
+        self._wanted = wanted
         self._request_id = object()
         self._pending: set[Answer] = set()
         self._done: SimpleQueue[tuple[Key, Answer]] = SimpleQueue()
@@ -69,7 +72,13 @@ class CaptionStream(Generic[Key]):
                 return
             key, image = item
             try:
-                future = self._engine.submit(image, self._options, places=places, request_id=self._request_id)
+                future = self._engine.submit(
+                    image,
+                    self._options,
+                    places=places,
+                    request_id=self._request_id,
+                    wanted=partial(self._wanted, key) if self._wanted else None,
+                )
             except InvalidInputError as error:
                 future = Future()
                 future.set_exception(error)

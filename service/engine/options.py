@@ -103,6 +103,11 @@ class CaptionOptions:
         """Captions to decode and score: by CLIP, every hypothesis of a beam is a candidate for the best."""
         return self.num_beams if self.strategy == "beam" and self.rank_by == "clip" else self.num_captions
 
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the same image has the same captions each time: by every strategy, sampling with a seed."""
+        return self.strategy != "sample" or self.seed != type(self).seed
+
     def _generation(self, *, num_captions: int) -> GenerationOptions:
         return GenerationOptions(
             strategy=self.strategy,

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from models.captioner import Captioner
 from models.decoding import Decoded, DecodingBatch
-from models.image_features import ImageFeatures
+from service.engine.encoding import Encoding, ImageEncoder
 from service.engine.errors import CaptioningError
+from service.engine.gpu import step_preparation
 from service.engine.observer import EngineObserver, Stage
 from service.engine.results import ImageCaptions, ImageScores, StageTimings
 from service.engine.scoring import score_images, score_texts
@@ -34,11 +35,22 @@ class Pipeline:
         self._settings = settings
         self._observer = observer
         self._in_flight: dict[int, Work] = {}
+        self._encoder = ImageEncoder(captioner)
+        self._encoding: Encoding | None = None
         self._batch = self._new_batch()
 
     @property
     def is_empty(self) -> bool:
-        return not self._in_flight
+        return not self.is_decoding and not self.is_encoding
+
+    @property
+    def is_decoding(self) -> bool:
+        return bool(self._in_flight)
+
+    @property
+    def is_encoding(self) -> bool:
+        """Whether images are with the image tower; more are admitted when these have joined."""
+        return self._encoding is not None
 
     def fits(self, works: Sequence[Work]) -> bool:
         """Whether these images could be admitted together now."""
@@ -46,24 +58,42 @@ class Pipeline:
 
     @torch.inference_mode()
     def admit(self, works: Sequence[Work]) -> int:
-        """Encodes images as one batch; scores those with given texts, writes the first token of the rest.
+        """Encodes images as one batch, which joins at once where that is done; returns how many ended."""
+        for work in works:
+            work.queue_s = _next_stage(work)
+            self._observer.admitted(queue_s=work.queue_s, priority=work.priority)
+        try:
+            self._encoding = self._encoder.start(works)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, these images have failed and the rest go on
+            self._fail("encode", works, error)
+            return len(works)
+        return self.join()
+
+    @torch.inference_mode()
+    def join(self) -> int:
+        """Images that are encoded join: given texts are scored, of the others the first token is written.
+
+        Does nothing while a GPU still encodes and there are captions to go on with.
 
         Returns:
             How many images are answered already.
         """
-        for work in works:
-            work.queue_s = _next_stage(work)
-            self._observer.admitted(queue_s=work.queue_s, priority=work.priority)
-        prefixes = self._run("encode", works, lambda: self._encode(works))
-        if prefixes is None:
-            return len(works)
-        for work in works:
+        encoding = self._encoding
+        if encoding is None or (self.is_decoding and not encoding.is_done()):
+            return 0
+        self._encoding = None
+        encoding.settle()
+        seconds = time.monotonic() - encoding.began
+        self._observer.stage_done("encode", batch_size=len(encoding.works), seconds=seconds)
+        for work in encoding.works:
             work.encode_s = _next_stage(work)
-        to_score = [work for work in works if work.texts is not None]
+        to_score = [work for work in encoding.works if work.texts is not None]
         for work in to_score:
             self._score_texts(work)
-        if len(to_score) < len(works):
-            self._begin([work for work in works if work.texts is None], prefixes)
+        if len(to_score) < len(encoding.works):
+            self._begin([work for work in encoding.works if work.texts is None], encoding.prefixes)
         return len(to_score)
 
     @torch.inference_mode()
@@ -94,6 +124,7 @@ class Pipeline:
             max_images=settings.max_images,
             max_rows=settings.max_rows,
             max_tokens=captioner.config.max_tokens,
+            prepare=step_preparation(captioner.device, settings, max_tokens=captioner.config.max_tokens),
         )
 
     def _run(
@@ -105,16 +136,8 @@ class Pipeline:
             result = run()
         except torch.AcceleratorError:
             raise
-        except Exception as error:
-            asked = sorted({str(work.request_id) for work in works})
-            log.exception(
-                "the %s stage failed with %d images", stage, len(works), extra={"request_ids": asked}
-            )
-            for work in works:
-                fail(
-                    work.future,
-                    CaptioningError(f"the model failed in the {stage} stage: {type(error).__name__}"),
-                )
+        except Exception as error:  # noqa: BLE001 - whatever it is, these images have failed and the rest go on
+            self._fail(stage, works, error)
             return None
         seconds = time.monotonic() - began
         self._observer.stage_done(
@@ -122,33 +145,23 @@ class Pipeline:
         )
         return result
 
-    def _encode(self, works: Sequence[Work]) -> dict[int, Float[Tensor, "prefix width"]]:
-        """Prefixes of the images to caption, by number; each work keeps its embedding for the scores."""
-        prefixes: dict[int, Tensor] = {}
-        for has_pixels in (True, False):
-            group = [work for work in works if work.has_pixels is has_pixels]
-            if group:
-                prefixes |= self._prefixes(group, self._features(group))
-        return prefixes
-
-    def _features(self, works: Sequence[Work]) -> ImageFeatures:
-        images = torch.stack([work.image for work in works]).to(self._captioner.device)
-        if works[0].has_pixels:
-            return self._captioner.encode_image(self._captioner.clip.preprocess.normalize(images))
-        unit = torch.nn.functional.normalize(images.float(), dim=-1)
-        return ImageFeatures(unit, norm=images.float().norm(dim=-1))
-
-    def _prefixes(
-        self, works: Sequence[Work], features: ImageFeatures
-    ) -> dict[int, Float[Tensor, "prefix width"]]:
-        for work, embedding in zip(works, features.embedding, strict=True):
-            work.embedding = embedding
-        if all(work.texts is not None for work in works):
-            return {}
-        numbers = [work.number for work in works]
-        return dict(zip(numbers, self._captioner.prefix(features), strict=True))
+    def _fail(self, stage: Stage, works: Sequence[Work], error: Exception) -> None:
+        asked = sorted({str(work.request_id) for work in works})
+        log.error(
+            "the %s stage failed with %d images",
+            stage,
+            len(works),
+            extra={"request_ids": asked},
+            exc_info=error,
+        )
+        failure = f"the model failed in the {stage} stage: {type(error).__name__}"
+        for work in works:
+            fail(work.future, CaptioningError(failure))
 
     def _begin(self, works: Sequence[Work], prefixes: dict[int, Float[Tensor, "prefix width"]]) -> None:
+        works = [work for work in works if self._is_wanted(work)]
+        if not works:
+            return
         own = torch.stack([prefixes[work.number] for work in works])
         options = [work.generation for work in works]
         tickets = self._run("prefill", works, lambda: self._batch.add(own, options))
@@ -156,6 +169,20 @@ class Pipeline:
             joined = dict(zip(tickets, works, strict=True))
             self._in_flight.update(joined)
             self._tell_tokens(joined)
+
+    def _is_wanted(self, work: Work) -> bool:
+        """Else it is answered without captions."""
+        if work.wanted is None or work.embedding is None:
+            return True
+        try:
+            is_wanted = work.wanted(work.embedding)
+        except Exception:
+            log.exception("nobody knows whether captions are wanted; they are written")
+            return True
+        if not is_wanted:
+            timings = StageTimings(work.queue_s, work.encode_s, 0.0, 0.0)
+            answer(work.future, ImageCaptions((), timings, embedding=work.embedding))
+        return is_wanted
 
     def _tell_tokens(self, works: Mapping[int, Work]) -> None:
         for ticket, work in works.items():
@@ -208,7 +235,7 @@ class Pipeline:
         )
         for work, several, seconds in zip(works, captions or [], decode_s, strict=captions is not None):
             timings = StageTimings(work.queue_s, work.encode_s, seconds, _next_stage(work))
-            answer(work.future, ImageCaptions(several, timings))
+            answer(work.future, ImageCaptions(several, timings, embedding=work.embedding))
 
 
 def _next_stage(work: Work) -> float:

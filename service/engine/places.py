@@ -29,6 +29,11 @@ class Places:
             raise ValueError("no place is left; reserve as many as there are images")
         self.left -= 1
 
+    def split(self) -> "Places":
+        """One of these places as one of its own, for work that may outlast the request."""
+        self.take()
+        return Places(1, self.priority, self._give_back)
+
     def add(self, more: "Places") -> None:
         """Takes over the places of another reservation in the same engine."""
         self.left += more.left

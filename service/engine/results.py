@@ -1,9 +1,12 @@
 """What the engine answers for one image."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 from models.generation import FinishReason
+
+if TYPE_CHECKING:  # whoever counts or keeps results needs no torch
+    from torch import Tensor
 
 Priority = Literal["interactive", "bulk"]
 
@@ -57,7 +60,12 @@ class ImageScores:
 
 @dataclass(frozen=True)
 class ImageCaptions:
-    """Captions of one image, best first, and where the time went."""
+    """Captions of one image, best first, and where the time went.
+
+    Args:
+        embedding: CLIP's unit vector of the image.
+    """
 
     captions: tuple[ScoredCaption, ...]
     timings: StageTimings
+    embedding: "Tensor | None" = field(default=None, compare=False, repr=False)

@@ -14,7 +14,7 @@ class EngineSettings:
         max_depth: images that may hold a place: reserved, waiting or running; bulk work takes at most half.
         max_images: images decoded side by side.
         max_rows: sequences decoded side by side; a beam of 4 takes 4.
-        precision: number format of the weights on a CPU (service/engine/speed.py).
+        precision: number format of the weights (service/engine/speed.py).
         encode_batch: images encoded between two decode steps; on a CPU, CLIP gains nothing beyond 8.
     """
 

@@ -10,6 +10,7 @@ import torch
 from models.captioner import Captioner
 from models.decode import decode
 from models.generation import GenerationOptions
+from models.half import has_fast_bf16, in_bf16
 from models.packing import Precision, can_pack, packed
 
 Wanted = Literal["auto", "fp32", "bf16", "int8"]
@@ -37,12 +38,14 @@ def with_speed(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
     """The captioner in the format that is fastest here, or in the one that is wanted.
 
     auto is int8 where that was measured to be faster: as in fp32, a caption does not depend on the batch.
-    bf16, faster in large batches, is for those who do not mind that it can. On an accelerator all stays as
-    it is.
+    bf16, faster in large batches, is for those who do not mind that it can. On a GPU with units for bf16
+    auto is bf16; on other accelerators all stays as it is.
 
     Raises:
         ValueError: a format that this machine cannot run.
     """
+    if captioner.device.type == "cuda":
+        return _on_cuda(captioner, wanted)
     if captioner.device.type != "cpu" or wanted == "fp32":
         return captioner, Speed("fp32", {})
     if wanted != "auto":
@@ -54,6 +57,14 @@ def with_speed(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
     if measured["int8"] * WORTHWHILE < measured["fp32"]:
         return small, Speed("int8", measured)
     return captioner, Speed("fp32", measured)
+
+
+def _on_cuda(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
+    if wanted == "int8":
+        raise ValueError("int8 is for CPUs; on a GPU the model runs in bf16 or fp32")
+    if wanted == "fp32" or not has_fast_bf16(captioner.device):
+        return captioner, Speed("fp32", {})
+    return in_bf16(captioner), Speed("bf16", {})
 
 
 def seconds(captioner: Captioner) -> float:

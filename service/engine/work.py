@@ -15,6 +15,7 @@ from service.engine.options import CaptionOptions
 from service.engine.results import ImageCaptions, ImageScores, Priority
 
 Answer: TypeAlias = Future[Any]  # of ImageCaptions, or of ImageScores where texts were given
+Wanted: TypeAlias = Callable[[Tensor], bool]
 TokenListener: TypeAlias = Callable[[Mapping[int, list[int]]], object]
 _numbers = count()
 
@@ -34,6 +35,7 @@ class Work:
     Args:
         image: uint8 pixels or a float embedding.
         texts: what to score instead of writing captions.
+        wanted: asked with the embedding whether captions shall be written; else the answer has none.
         on_tokens: told after each token what is written so far (DecodingBatch.written).
         request_id: images of one id take turns with those of others; None is a request of its own.
         stage_began: time.monotonic() when the image entered the stage that it is in.
@@ -47,6 +49,7 @@ class Work:
     priority: Priority
     texts: Texts | None = None
     on_tokens: TokenListener | None = None
+    wanted: Wanted | None = None
     stage_began: float = field(default_factory=time.monotonic)
     future: Answer = field(default_factory=Future)
     number: int = field(default_factory=lambda: next(_numbers))

@@ -7,7 +7,20 @@ from itertools import groupby
 
 from service.errors import JobNotFoundError
 from service.jobs.datasets import is_id
-from service.jobs.documents import Attempt, CaptionJob, Counts, Delivery, ItemResult, Outcome, now
+from service.jobs.documents import (
+    JOB,
+    Attempt,
+    CaptionJob,
+    Counts,
+    Delivery,
+    FinetuneJob,
+    ItemResult,
+    Job,
+    Outcome,
+    Stop,
+    TrainingRecord,
+    now,
+)
 from service.jobs.store import ArtifactStore
 
 _ACTIVE = "active"
@@ -21,18 +34,18 @@ class JobArchive:
 
     # jobs
 
-    def add(self, job: CaptionJob, attempt: Attempt) -> None:
+    def add(self, job: Job, attempt: Attempt) -> None:
         """Keeps a new job; from the last of these writes on it will run."""
         self.store.put(_attempt_key(job.id, attempt.number), attempt.to_bytes())
         self.store.put(_job_key(job.id), job.to_bytes())
         self.mark_active(job.id)
 
-    def job(self, job_id: str) -> CaptionJob:
+    def job(self, job_id: str) -> Job:
         """Raises JobNotFoundError."""
         found = self.store.get(_job_key(job_id)) if is_id(job_id) else None
         if found is None:
             raise JobNotFoundError(f"there is no job {job_id[:64]!r}")
-        return CaptionJob.model_validate_json(found)
+        return JOB.validate_json(found)
 
     def has(self, job_id: str) -> bool:
         return self.store.has(_job_key(job_id))
@@ -78,6 +91,18 @@ class JobArchive:
     def is_canceled(self, job_id: str, attempt: int) -> bool:
         return self.store.has(_cancel_key(job_id, attempt))
 
+    def ask_to_pause(self, job_id: str, attempt: int) -> None:
+        self.store.put(_pause_key(job_id, attempt), b"")
+
+    def end_pause(self, job_id: str, attempt: int) -> None:
+        self.store.delete([_pause_key(job_id, attempt)])
+
+    def stop(self, job_id: str, attempt: int) -> Stop | None:
+        """Whether an attempt shall do nothing more, and for how long."""
+        if self.is_canceled(job_id, attempt):
+            return "canceled"
+        return "paused" if self.store.has(_pause_key(job_id, attempt)) else None
+
     def delivery(self, job_id: str, attempt: int) -> Delivery:
         """How far the attempt's webhook is."""
         found = self.store.get(_delivery_key(job_id, attempt))
@@ -85,6 +110,36 @@ class JobArchive:
 
     def keep_delivery(self, job_id: str, delivery: Delivery) -> None:
         self.store.put(_delivery_key(job_id, delivery.attempt), delivery.to_bytes())
+
+    # jobs of one kind
+
+    def captioning(self, job_id: str) -> CaptionJob:
+        """Raises JobNotFoundError, also for a job of another kind."""
+        job = self.job(job_id)
+        if not isinstance(job, CaptionJob):
+            raise JobNotFoundError(f"the job {job_id} captions nothing")
+        return job
+
+    def finetune(self, job_id: str) -> FinetuneJob:
+        """Raises JobNotFoundError, also for a job of another kind."""
+        job = self.job(job_id)
+        if not isinstance(job, FinetuneJob):
+            raise JobNotFoundError(f"the job {job_id} is no fine-tuning job")
+        return job
+
+    def training(self, job_id: str, attempt: int) -> TrainingRecord | None:
+        """How far the training of an attempt is."""
+        found = self.store.get(_training_key(job_id, attempt))
+        return TrainingRecord.model_validate_json(found) if found else None
+
+    def training_of(self, job: Job, attempt: int) -> TrainingRecord | None:
+        """The same, from its beginning on; None for a job that trains nothing."""
+        if not isinstance(job, FinetuneJob):
+            return None
+        return self.training(job.id, attempt) or TrainingRecord(attempt=attempt, steps=job.settings["steps"])
+
+    def keep_training(self, job_id: str, record: TrainingRecord) -> None:
+        self.store.put(_training_key(job_id, record.attempt), record.to_bytes())
 
     # jobs that are not over
 
@@ -160,7 +215,7 @@ def counts_of(results: Iterable[ItemResult]) -> Counts:
     """Results by outcome."""
     outcomes = [result.outcome for result in results]
     return Counts(
-        done=outcomes.count("captioned"),
+        done=outcomes.count("captioned") + outcomes.count("used"),
         failed=outcomes.count("failed"),
         skipped=outcomes.count("skipped"),
     )
@@ -202,8 +257,16 @@ def _outcome_key(job_id: str, attempt: int) -> str:
     return f"jobs/{job_id}/outcome-{attempt:04d}.json"
 
 
+def _training_key(job_id: str, number: int) -> str:
+    return f"jobs/{job_id}/training-{number:04d}.json"
+
+
 def _delivery_key(job_id: str, attempt: int) -> str:
     return f"jobs/{job_id}/webhook-{attempt:04d}.json"
+
+
+def _pause_key(job_id: str, attempt: int) -> str:
+    return f"jobs/{job_id}/pause-{attempt:04d}"
 
 
 def _cancel_key(job_id: str, attempt: int) -> str:

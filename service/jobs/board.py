@@ -12,7 +12,7 @@ from typing import Any, cast
 import redis
 
 from service.errors import BrokerUnavailableError
-from service.jobs.documents import Attempt, CaptionJob, Counts, JobState
+from service.jobs.documents import Attempt, Counts, Job, JobState, Stop
 from service.jobs.lease import Lease
 
 CONNECT_S = 3.0
@@ -21,7 +21,7 @@ MAX_EVENTS = 1000
 KEPT_AFTER_END_S = 3600
 """Seconds that a job's events can still be read after its end."""
 
-_NAMES = ("head", "chunks", "todo", "sent", "ticks", "tries", "cancel")
+_NAMES = ("head", "chunks", "todo", "sent", "ticks", "tries", "stop")
 _RATE_OVER_S = 60.0
 _TICKS = 64
 
@@ -92,7 +92,7 @@ class Board:
 
     def place(
         self,
-        job: CaptionJob,
+        job: Job,
         attempt: Attempt,
         *,
         todo: Iterable[int],
@@ -194,16 +194,18 @@ class Board:
             images_per_s=_rate(ticks, now=time.time()),
         )
 
-    def cancel(self, job_id: str) -> None:
-        """Tells workers to stop, and lets go of what they have not begun."""
+    def stop(self, job_id: str, stop: Stop) -> None:
+        """Tells workers to stop; a cancel also lets go of what they have not begun."""
         with _failures(), self.client.pipeline(transaction=True) as pipe:
-            pipe.set(_key(job_id, "cancel"), 1)
-            pipe.delete(_key(job_id, "todo"))
+            pipe.set(_key(job_id, "stop"), stop)
+            if stop == "canceled":
+                pipe.delete(_key(job_id, "todo"))
             pipe.execute()
 
-    def is_canceled(self, job_id: str) -> bool:
+    def stopped(self, job_id: str) -> Stop | None:
+        """Whether workers shall stop, and why."""
         with _failures():
-            return bool(self.client.exists(_key(job_id, "cancel")))
+            return cast(Stop | None, self.client.get(_key(job_id, "stop")))
 
     def lease(self, job_id: str, name: str | int) -> Lease:
         """The right to do a part of a job, for one worker at a time."""

@@ -21,9 +21,11 @@ from service.errors import (
     UnreadableFileError,
 )
 from service.images import ImageFacts, ImageLimits, read_pixels
+from service.jobs.chunks import Embeddings
 from service.jobs.datasets import Datasets
 from service.jobs.documents import Dataset, Item, ItemResult
 from service.jobs.failures import failed_result
+from service.jobs.likeness import Vector, packed
 from service.option_reading import options_from_json
 from service.reading_ahead import read_ahead
 from service.registry import ServedModel
@@ -57,26 +59,35 @@ class ItemCaptioner:
         self._threads = decode_threads
 
     def caption(
-        self, dataset: Dataset, items: Iterable[Numbered], options: dict[str, Any]
+        self,
+        dataset: Dataset,
+        items: Iterable[Numbered],
+        options: dict[str, Any],
+        *,
+        embeddings: Embeddings | None = None,
     ) -> Generator[ItemResult, None, None]:
         """A result for each item as it is ready; closing it takes what is in flight out of the engine.
 
         The options name the version that captions them all; where it cannot be had, every item fails by that.
 
+        Args:
+            embeddings: as of service.jobs.chunks.Captions.
+
         Raises:
             EngineDeadError, EngineStoppedError, StoreUnavailableError: no item is to blame.
         """
-        wanted = options_from_json(options)
+        asked = options_from_json(options)
         try:
-            loaded = self._models.serve(wanted.model)
+            loaded = self._models.serve(asked.model)
         except ModelUnavailableError as error:
             yield from (failed_result(dataset, number, item, error) for number, item in items)
             return
-        run = _Run(self, dataset, loaded.model)
+        run = _Run(self, dataset, loaded.model, embeddings)
+        wanted = run.is_wanted if embeddings else None
         with (
             ThreadPoolExecutor(self._threads, thread_name_prefix="semicap-decode") as pool,
             closing(read_ahead(items, run.read, pool=pool, threads=self._threads)) as images,
-            closing(loaded.engine.caption_many(run.good(images), wanted)) as answers,  # type: ignore[type-var]
+            closing(loaded.engine.caption_many(run.good(images), asked, wanted=wanted)) as answers,  # type: ignore[type-var]
         ):
             for (number, item), future in answers:
                 yield run.result(number, item, future)
@@ -99,12 +110,18 @@ class ItemCaptioner:
 class _Run:
     """One call of `caption`: what was read, and what failed while it was."""
 
-    def __init__(self, captioner: ItemCaptioner, dataset: Dataset, model: ServedModel) -> None:
+    def __init__(
+        self, captioner: ItemCaptioner, dataset: Dataset, model: ServedModel, embeddings: Embeddings | None
+    ) -> None:
         self._captioner = captioner
         self._model = model
+        self._embeddings = embeddings
         self._dataset = dataset
         self._facts: dict[int, ImageFacts] = {}
         self._failed: deque[ItemResult] = deque()
+
+    def is_wanted(self, numbered: Numbered, embedding: Tensor) -> bool:
+        return self._embeddings is None or self._embeddings(numbered[0], _vector(embedding))
 
     def read(self, numbered: Numbered) -> Pixels:
         return self._captioner.read(self._dataset, numbered[1], self._model.captioner.clip.preprocess)
@@ -133,6 +150,9 @@ class _Run:
             raise
         except EngineError as error:
             return failed_result(self._dataset, number, item, service_error(error))
+        more: dict[str, Any] = {}
+        if self._embeddings is not None and answer.embedding is not None:
+            more["embedding"] = packed(_vector(answer.embedding))
         return ItemResult(
             item=number,
             file_name=item.name,
@@ -142,4 +162,10 @@ class _Run:
             warnings=list(facts.warnings),
             model={"name": self._model.name, "version": self._model.version},
             date=datetime.now(UTC).isoformat(timespec="seconds"),
+            **more,
         )
+
+
+def _vector(embedding: Tensor) -> Vector:
+    vector: Vector = embedding.float().cpu().numpy()
+    return vector

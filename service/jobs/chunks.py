@@ -13,14 +13,15 @@ from service.errors import BrokerUnavailableError, StoreUnavailableError, Worker
 from service.jobs.archive import counts_of
 from service.jobs.board import Board
 from service.jobs.datasets import Datasets
-from service.jobs.documents import Attempt, CaptionJob, Dataset, Item, ItemResult
+from service.jobs.documents import Attempt, CaptionJob, Dataset, Item, ItemResult, Stop
 from service.jobs.failures import failed_result
 from service.jobs.jobs import Jobs
+from service.jobs.likeness import ChunkLikeness, Vector
 from service.jobs.sidecars import reason_to_skip
 from service.metrics import Metrics
 
 CHECK_S = 0.5
-"""Seconds between two looks at whether the job was canceled."""
+"""Seconds between two looks at whether the job was canceled or paused."""
 
 CAREFUL_AFTER = 3
 """Tries without a result after which photos are done one by one, each saved before the next is begun."""
@@ -28,7 +29,9 @@ CAREFUL_AFTER = 3
 GIVE_UP_AFTER = 6
 """Tries without a result after which the photo that is next is given up: it kills whoever takes it."""
 
-Ending = Literal["complete", "canceled", "given back"]
+Ending = Literal["complete", "canceled", "paused", "given back"]
+
+Embeddings = Callable[[int, Vector], bool]
 
 T = TypeVar("T")
 
@@ -47,9 +50,18 @@ class Captions(Protocol):
     """What captions items: service.jobs.captioner with an engine, or a test's own."""
 
     def caption(
-        self, dataset: Dataset, items: Iterator[tuple[int, Item]], options: dict[str, Any]
+        self,
+        dataset: Dataset,
+        items: Iterator[tuple[int, Item]],
+        options: dict[str, Any],
+        *,
+        embeddings: Embeddings | None = None,
     ) -> Generator[ItemResult, None, None]:
-        """A result for each item as it is ready; closing it gives up what is in flight."""
+        """A result for each item as it is ready; closing it gives up what is in flight.
+
+        Args:
+            embeddings: where the results shall have embeddings; it says which items need captions too.
+        """
 
 
 class ChunkRunner:
@@ -79,7 +91,7 @@ class ChunkRunner:
 
     def run(self, job_id: str, chunk: int) -> None:
         """Captions what the chunk still lacks; returns at once when another worker has it or it is over."""
-        job, attempt = self.archive.job(job_id), self.archive.attempt(job_id)
+        job, attempt = self.archive.captioning(job_id), self.archive.attempt(job_id)
         is_over = self.archive.outcome(job_id, attempt.number) is not None
         if is_over or chunk not in attempt.chunks:
             return
@@ -123,8 +135,8 @@ class _ChunkRun:
         self._tries = 1
 
     def run(self) -> Ending:
-        if self._is_canceled():
-            return "canceled"
+        if stop := self._stop():
+            return stop
         whole = self._archive.chunk(self._job.id, self._chunk)
         if whole is not None:
             self._results = {result.item: result for result in whole}
@@ -160,12 +172,27 @@ class _ChunkRun:
     def _caption_some(self, dataset: Dataset, numbers: list[int]) -> Ending | None:
         """What cut it short, if anything did."""
         to_caption = self._without_skipped(dataset, numbers)
-        with closing(self._captions.caption(dataset, to_caption, self._job.options)) as results:
+        likeness = self._likeness()
+        results = self._captions.caption(
+            dataset, to_caption, self._job.options, embeddings=self._needs_captions(likeness)
+        )
+        with closing(results):
             for result in results:
-                self._add(result)
+                for whole in likeness.settle(result) if likeness else (result,):
+                    self._add(whole)
                 if ending := self._interruption():
                     return ending
         return None
+
+    def _likeness(self) -> ChunkLikeness | None:
+        if self._job.duplicates != "caption-once":
+            return None
+        return ChunkLikeness(self._job.duplicate_similarity, self._results.values())
+
+    def _needs_captions(self, likeness: ChunkLikeness | None) -> Embeddings | None:
+        if likeness is not None:
+            return likeness.is_new
+        return None if self._job.duplicates == "ignore" else _always
 
     def _give_up(self, dataset: Dataset, number: int) -> None:
         ((_, item),) = self._runner.datasets.items(dataset.id, [number])
@@ -229,10 +256,14 @@ class _ChunkRun:
         if now - self._checked < CHECK_S:
             return None
         self._checked = now
-        return "canceled" if self._is_canceled() else None
+        return self._stop()
 
-    def _is_canceled(self) -> bool:
+    def _stop(self) -> Stop | None:
         try:
-            return self._board.is_canceled(self._job.id)
+            return self._board.stopped(self._job.id)
         except BrokerUnavailableError:
-            return self._archive.is_canceled(self._job.id, self._attempt.number)
+            return self._archive.stop(self._job.id, self._attempt.number)
+
+
+def _always(number: int, embedding: Vector) -> bool:
+    return True

@@ -1,16 +1,29 @@
 """What the store keeps as JSON: datasets, jobs, attempts and how they ended."""
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-JobState = Literal["queued", "running", "succeeded", "failed", "canceled"]
-OutputKind = Literal["txt", "csv", "metadata", "xmp", "webdataset"]
+JobState = Literal["queued", "running", "paused", "succeeded", "failed", "canceled"]
+Stop = Literal["canceled", "paused"]
+OutputKind = Literal["txt", "csv", "metadata", "xmp", "webdataset", "caption"]
+Sidecar = Literal["txt", "caption"]
+JobKind = Literal["captions", "finetune"]
 Policy = Literal["skip", "append", "prepend", "overwrite-machine", "overwrite"]
 
+MOST_CHUNK_ITEMS = 1024
+CHUNKS_TO_SHARE = 64
+"""A job is cut into so many chunks before they get any larger: that many workers can share it."""
+
 ENDED: tuple[JobState, ...] = ("succeeded", "failed", "canceled")
+
+
+Duplicates = Literal["ignore", "report", "caption-once"]
+
+DUPLICATE_SIMILARITY = 0.95
+"""Cosine of two photos' CLIP embeddings from which on they are near-duplicates (docs/jobs.md has figures)."""
 
 
 class Document(BaseModel):
@@ -28,7 +41,7 @@ class Item(Document):
     Args:
         name: its path in the upload or below the dataset's folder.
         sha256: of its bytes, where the store holds them.
-        modified_ns: of the file, where it lies in a server folder.
+        modified_ns: of the file, where it lies in a server folder or a bucket.
     """
 
     name: str
@@ -48,7 +61,8 @@ class Dataset(Document):
     """Photos that jobs can run on.
 
     Args:
-        folder: the server folder that holds the files; None where the store does.
+        folder: the server folder that holds the files, where one does.
+        uri: the prefix of the bucket that holds them, where one does; else the store does.
         rejected: the first of what was left out; `num_rejected` counts all.
     """
 
@@ -57,6 +71,7 @@ class Dataset(Document):
     num_items: int
     num_bytes: int
     folder: str | None = None
+    uri: str | None = None
     num_rejected: int = 0
     rejected: tuple[Rejected, ...] = ()
 
@@ -79,8 +94,42 @@ class CaptionJob(Document):
     options: dict[str, Any] = Field(default_factory=dict)
     outputs: tuple[OutputKind, ...] = ()
     writes_to_folder: bool = False
+    sidecar: Sidecar = "txt"
     policy: Policy = "skip"
+    duplicates: Duplicates = "ignore"
+    duplicate_similarity: float = DUPLICATE_SIMILARITY
     webhook: Webhook | None = None
+
+    def chunks_for(self, num_items: int) -> int:
+        """Parts that these many items are done in."""
+        return chunks_of(num_items, self.chunk_items)
+
+
+class FinetuneJob(Document):
+    """A fine-tuning job as it was asked for; its photos are done in one part.
+
+    Args:
+        base: version that it starts from, as name:version.
+        settings: as of service.finetuning.settings, all of them.
+    """
+
+    id: str
+    kind: Literal["finetune"] = "finetune"
+    created: datetime
+    dataset: str
+    num_items: int
+    base: str
+    replay_dataset: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    auto_activate: bool = False
+    webhook: Webhook | None = None
+
+    def chunks_for(self, num_items: int) -> int:
+        return 1
+
+
+Job = CaptionJob | FinetuneJob
+JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
 
 
 class Counts(Document):
@@ -160,7 +209,40 @@ class ItemResult(Document):
 
     item: int
     file_name: str
-    outcome: Literal["captioned", "failed", "skipped"]
+    outcome: Literal["captioned", "used", "failed", "skipped"]
+
+
+class ModelMade(Document):
+    """The version that a fine-tuning job has made.
+
+    Args:
+        gate: as the registry keeps it.
+    """
+
+    id: str
+    gate: dict[str, Any]
+    is_activated: bool = False
+
+
+Phase = Literal["preparing", "training", "reporting", "publishing"]
+
+
+class TrainingRecord(Document):
+    """How far a fine-tuning attempt is, and what came of it.
+
+    Args:
+        curve: points of some steps, each with `step` and figures.
+    """
+
+    attempt: int
+    phase: Phase = "preparing"
+    step: int = 0
+    steps: int
+    seconds_left: float | None = None
+    curve: tuple[dict[str, float], ...] = ()
+    model: ModelMade | None = None
+    note: str | None = None
+    error: str | None = None
 
 
 def now() -> datetime:
@@ -175,6 +257,11 @@ def new_id(prefix: str) -> str:
 def made_at(identifier: str) -> float:
     """When new_id made an identifier, in seconds since 1970."""
     return int(identifier.rpartition("-")[2][:12], 16) / 1000
+
+
+def chunk_items_for(num_items: int, *, least: int) -> int:
+    """Photos of one chunk: a large job has large ones, as an engine runs empty at the end of each."""
+    return max(least, min(MOST_CHUNK_ITEMS, num_items // CHUNKS_TO_SHARE))
 
 
 def chunks_of(num_items: int, chunk_items: int) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from service.errors import ServiceError
 from service.jobs.datasets import Datasets, fingerprint
-from service.jobs.documents import CaptionJob, Dataset, Item, ItemResult
+from service.jobs.documents import Dataset, Item, ItemResult, Job
 from service.problems import problem_of
 
 _OUR_FAULT = 500
@@ -18,7 +18,7 @@ def failed_result(dataset: Dataset, number: int, item: Item, error: ServiceError
     return ItemResult(item=number, file_name=item.name, outcome="failed", **more)
 
 
-def worth_retrying(datasets: Datasets, job: CaptionJob) -> Callable[[ItemResult], bool]:
+def worth_retrying(datasets: Datasets, job: Job) -> Callable[[ItemResult], bool]:
     """Says of a failed item whether it may succeed now: the service was to blame, or its file has changed."""
     dataset = datasets.get(job.dataset)
 
@@ -27,6 +27,6 @@ def worth_retrying(datasets: Datasets, job: CaptionJob) -> Callable[[ItemResult]
         if fields["error"]["status"] >= _OUR_FAULT:
             return True
         ((_, item),) = datasets.items(dataset.id, [result.item])
-        return bool(fingerprint(dataset, item) != fields["file"])
+        return bool(datasets.fingerprint_now(dataset, item) != fields["file"])
 
     return is_worth_it

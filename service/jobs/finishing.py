@@ -1,17 +1,39 @@
 """The end of a job: its outputs from the chunks, then how it ended. Safe to run again at any moment."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import structlog
 
-from service.errors import BrokerUnavailableError, ServiceError
+from service.errors import BrokerUnavailableError, PhotoLostError
 from service.jobs.archive import JobArchive, counts_of, output_key, results_of
 from service.jobs.datasets import Datasets
-from service.jobs.documents import Attempt, CaptionJob, Counts, ItemResult, JobState, Outcome, now
+from service.jobs.documents import (
+    Attempt,
+    CaptionJob,
+    Counts,
+    FinetuneJob,
+    ItemResult,
+    Job,
+    JobState,
+    Outcome,
+    now,
+)
 from service.jobs.jobs import FINISH, Jobs
-from service.jobs.outputs import CAPTIONS, ERRORS, FILES, captioned, errors, json_lines, output_parts
+from service.jobs.likeness import Groups
+from service.jobs.outputs import (
+    CAPTIONS,
+    DUPLICATES,
+    ERRORS,
+    FILES,
+    captioned,
+    errors,
+    json_lines,
+    output_parts,
+)
 from service.jobs.sidecars import SidecarWriter
+
+Results = Callable[[], Iterator[ItemResult]]
 
 log = structlog.stdlib.get_logger("semicap.worker")
 
@@ -37,39 +59,68 @@ class Finisher:
                 return
             self._end(job, attempt, is_canceled=is_canceled)
 
-    def _end(self, job: CaptionJob, attempt: Attempt, *, is_canceled: bool) -> None:
-        counts = counts_of(self._results(job))
-        error = self._write_outputs(job, attempt)
+    def _end(self, job: Job, attempt: Attempt, *, is_canceled: bool) -> None:
+        if isinstance(job, FinetuneJob):
+            counts = counts_of(results_of(self._archive, job.id))
+            error = self._end_finetune(job, attempt)
+        else:
+            results = self._results(job, attempt)
+            counts = counts_of(results())
+            error = self._write_outputs(job, attempt, results) or _error(counts)
         outcome = Outcome(
             attempt=attempt.number,
-            state=_state(counts, error, is_canceled=is_canceled),
+            state=_state(error, is_canceled=is_canceled),
             counts=counts,
             started=self._started(job),
             finished=now(),
-            error=error or _error(counts),
+            error=error,
         )
         self._jobs.end(job, outcome)
         log.info("job_ended", job_id=job.id, state=outcome.state, **counts.model_dump())
 
-    def _write_outputs(self, job: CaptionJob, attempt: Attempt) -> str | None:
-        """What went wrong beside the photos; a store that fails raises."""
-        store = self._archive.store
-        store.write(output_key(job.id, attempt.number, CAPTIONS), json_lines(captioned(self._results(job))))
-        store.write(output_key(job.id, attempt.number, ERRORS), json_lines(errors(self._results(job))))
-        for kind in job.outputs:
-            parts = output_parts(
-                kind, captioned(self._results(job)), read_photo=lambda number: self._photo(job, number)
-            )
-            store.write(output_key(job.id, attempt.number, FILES[kind][0]), parts)
-        return self._write_sidecars(job) if job.writes_to_folder else None
+    def _end_finetune(self, job: FinetuneJob, attempt: Attempt) -> str | None:
+        """Why there is no version; drops the states that it took."""
+        self._archive.store.delete(self._archive.store.keys(f"jobs/{job.id}/states"))
+        record = self._archive.training(job.id, attempt.number)
+        return record.error if record else None
 
-    def _write_sidecars(self, job: CaptionJob) -> str | None:
+    def _results(self, job: CaptionJob, attempt: Attempt) -> Results:
+        """What gives all results, any number of times; near-duplicates are found and written down."""
+        if job.duplicates == "ignore":
+            return lambda: results_of(self._archive, job.id)
+        groups = Groups(results_of(self._archive, job.id), similarity=job.duplicate_similarity)
+        self._archive.store.write(output_key(job.id, attempt.number, DUPLICATES), json_lines(groups.rows()))
+        if job.duplicates == "report":
+            return lambda: results_of(self._archive, job.id)
+        return lambda: groups.apply(results_of(self._archive, job.id))
+
+    def _write_outputs(self, job: CaptionJob, attempt: Attempt, results: Results) -> str | None:
+        """What went wrong beside the photos; a store that fails raises."""
+        store, gone = self._archive.store, list[str]()
+
+        def photo(number: int) -> bytes | None:
+            data = self._photo(job, number)
+            if isinstance(data, str):
+                gone.append(data)
+                return None
+            return data
+
+        store.write(output_key(job.id, attempt.number, CAPTIONS), json_lines(captioned(results())))
+        store.write(output_key(job.id, attempt.number, ERRORS), json_lines(errors(results())))
+        for kind in job.outputs:
+            parts = output_parts(kind, captioned(results()), read_photo=photo)
+            store.write(output_key(job.id, attempt.number, FILES[kind][0]), parts)
+        if gone:
+            return f"{FILES['webdataset'][0]} lacks {len(gone)} photos; the first: {gone[0]}"
+        return self._write_sidecars(job, results) if job.writes_to_folder else None
+
+    def _write_sidecars(self, job: CaptionJob, results: Results) -> str | None:
         failed, first = 0, ""
         try:
             writer = SidecarWriter(job, self._datasets.get(job.dataset))
         except OSError as error:
             return f"the folder's own record cannot be read: {error.strerror}"
-        for result in self._results(job):
+        for result in results():
             try:
                 if result.outcome == "captioned":
                     writer.write(result)
@@ -77,28 +128,26 @@ class Finisher:
                 failed, first = failed + 1, first or f"{result.file_name}: {error.strerror or error}"
         return f"{failed} texts could not be written; the first: {first}" if failed else None
 
-    def _photo(self, job: CaptionJob, number: int) -> bytes:
+    def _photo(self, job: CaptionJob, number: int) -> bytes | str:
+        """The photo, or why it cannot be had any more."""
         dataset = self._datasets.get(job.dataset)
         ((_, item),) = self._datasets.items(dataset.id, [number])
         try:
             return self._datasets.read(dataset, item, max_bytes=self._max_image_bytes)
-        except OSError as error:
-            raise ServiceError(f"{item.name} was there and is gone: {error.strerror}") from error
+        except (OSError, PhotoLostError) as error:
+            return f"{item.name}: {getattr(error, 'strerror', None) or error}"
 
-    def _results(self, job: CaptionJob) -> Iterator[ItemResult]:
-        return results_of(self._archive, job.id)
-
-    def _started(self, job: CaptionJob) -> Any:
+    def _started(self, job: Job) -> Any:
         try:
             return self._jobs.status(job.id).started
         except BrokerUnavailableError:
             return None
 
 
-def _state(counts: Counts, error: str | None, *, is_canceled: bool) -> JobState:
+def _state(error: str | None, *, is_canceled: bool) -> JobState:
     if is_canceled:
         return "canceled"
-    return "failed" if error or _error(counts) else "succeeded"
+    return "failed" if error else "succeeded"
 
 
 def _error(counts: Counts) -> str | None:

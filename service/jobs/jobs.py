@@ -10,14 +10,14 @@ from service.jobs.archive import JobArchive, counts_of, results_of
 from service.jobs.board import Board
 from service.jobs.documents import (
     Attempt,
-    CaptionJob,
-    Counts,
     ItemResult,
+    Job,
+    JobState,
     Outcome,
-    chunks_of,
     now,
 )
 from service.jobs.queue import JobQueue, finish_message
+from service.jobs.retrying import next_attempt
 from service.jobs.status import JobStatus, summary
 
 SPARE_CHUNKS = 2
@@ -46,7 +46,7 @@ class Jobs:
         self._max_active = max_active
         self._told: dict[str, float] = {}
 
-    def submit(self, job: CaptionJob) -> JobStatus:
+    def submit(self, job: Job) -> JobStatus:
         """Takes a job; once this returns it will be done, whatever happens to broker and workers.
 
         Raises:
@@ -55,7 +55,7 @@ class Jobs:
         """
         if len(self.archive.active()) >= self._max_active:
             raise TooManyJobsError(f"{self._max_active} jobs wait or run already", retry_after_s=30)
-        attempt = Attempt(number=1, created=now(), num_chunks=chunks_of(job.num_items, job.chunk_items))
+        attempt = Attempt(number=1, created=now(), num_chunks=job.chunks_for(job.num_items))
         self.archive.add(job, attempt)
         self._begin(job, attempt)
         return self.status(job.id)
@@ -73,6 +73,7 @@ class Jobs:
                 started=outcome.started,
                 finished=outcome.finished,
                 error=outcome.error,
+                training=self.archive.training_of(job, attempt.number),
             )
         return self._running_status(job, attempt)
 
@@ -89,7 +90,38 @@ class Jobs:
         self.archive.ask_to_cancel(job_id, status.attempt)
 
         def spread() -> None:
-            self.board.cancel(job_id)
+            self.board.stop(job_id, "canceled")
+            self.advance(job_id)
+
+        self._tolerating_broker(spread)
+        return self.status(job_id)
+
+    def pause(self, job_id: str) -> JobStatus:
+        """Lets a job rest; workers stop within a batch and go on with others.
+
+        Raises:
+            JobNotFoundError: there is none.
+            JobStateError: it has ended or is being canceled.
+        """
+        status = self._status_before_end(job_id, "pause")
+        self.archive.ask_to_pause(job_id, status.attempt)
+
+        def spread() -> None:
+            self.board.stop(job_id, "paused")
+            self._tell(self.status(job_id), event="paused")
+
+        self._tolerating_broker(spread)
+        return self.status(job_id)
+
+    def resume(self, job_id: str) -> JobStatus:
+        """Goes on with a job that rests. Raises as pause."""
+        status = self._status_before_end(job_id, "resume")
+        self.archive.end_pause(job_id, status.attempt)
+        attempt = self.archive.attempt(job_id)
+
+        def spread() -> None:
+            self.rebuild(status.job, attempt)
+            self._tell(self.status(job_id), event="resumed")
             self.advance(job_id)
 
         self._tolerating_broker(spread)
@@ -107,35 +139,18 @@ class Jobs:
         status = self.status(job_id)
         if status.finished is None:
             raise JobStateError(f"the job is {status.state}; it can be retried when it has ended")
-        settled, items = Counts(), set(range(status.job.num_items))
-        for result in results_of(self.archive, job_id):
-            if result.outcome != "failed" or not may_succeed(result):
-                settled += counts_of([result])
-                items.remove(result.item)
-        if not items:
-            raise JobStateError(
-                f"nothing to run again: {status.counts.failed} photos failed and have not changed"
-            )
-        last = self.archive.attempt(job_id)
-        attempt = Attempt(
-            number=last.number + 1,
-            created=now(),
-            first_chunk=last.chunks.stop,
-            num_chunks=chunks_of(len(items), status.job.chunk_items),
-            items=tuple(sorted(items)),
-            settled=settled,
-        )
+        attempt, num_items = next_attempt(self.archive, status, may_succeed=may_succeed)
         if not self.archive.add_attempt(job_id, attempt):
             raise JobStateError("another request retries the job at this moment")
         self._begin(status.job, attempt)
-        return self.status(job_id), len(items)
+        return self.status(job_id), num_items
 
     def results(self, job_id: str) -> Iterator[ItemResult]:
         """Every result so far, one for each item. Raises JobNotFoundError."""
         self.archive.job(job_id)
         return results_of(self.archive, job_id)
 
-    def rebuild(self, job: CaptionJob, attempt: Attempt) -> None:
+    def rebuild(self, job: Job, attempt: Attempt) -> None:
         """Puts an attempt on the board as the store knows it."""
         complete = self.archive.complete_chunks(job.id)
         begun = (complete | self.archive.chunks_with_parts(job.id)) & set(attempt.chunks)
@@ -145,14 +160,15 @@ class Jobs:
         }
         todo = [chunk for chunk in attempt.chunks if chunk not in complete]
         self.board.place(job, attempt, todo=todo, chunks=chunks)
-        if self.archive.is_canceled(job.id, attempt.number):
-            self.board.cancel(job.id)
+        if stop := self.archive.stop(job.id, attempt.number):
+            self.board.stop(job.id, stop)
 
     def advance(self, job_id: str) -> None:
         """Sends the chunks there is room for, or asks for the job's end; call it when something is done."""
+        stopped = self.board.stopped(job_id)
         running = len(self.board.leased(job_id, self.board.sent(job_id)))
-        for chunk in self.board.take(job_id, room=SPARE_CHUNKS + 2 * running):
-            self.queue.send_chunk(job_id, chunk)
+        for chunk in () if stopped else self.board.take(job_id, room=SPARE_CHUNKS + 2 * running):
+            self._send(job_id, chunk)
         if self.is_drained(job_id):
             self.queue.send_finish(job_id)
 
@@ -163,12 +179,14 @@ class Jobs:
             return False
         if progress.chunks_left == 0:
             return True
-        return self.board.is_canceled(job_id) and not self.board.leased(job_id, self.board.sent(job_id))
+        return self.board.stopped(job_id) == "canceled" and not self.board.leased(
+            job_id, self.board.sent(job_id)
+        )
 
     def send_again(self, job_id: str, chunk: int) -> None:
         """Sends a chunk that was given back or lost."""
         self.board.sent_again(job_id, chunk)
-        self.queue.send_chunk(job_id, chunk)
+        self._send(job_id, chunk)
 
     def send_lost(self, job_id: str, *, waiting: set[str]) -> int:
         """Sends again what nobody does and what does not wait; how many chunks.
@@ -176,6 +194,8 @@ class Jobs:
         Args:
             waiting: ids of the messages in the queue.
         """
+        if self.board.stopped(job_id):
+            return 0
         old = time.time() - LOST_AFTER_S
         sent = [chunk for chunk, when in self.board.sent(job_id).items() if when < old]
         held = self.board.leased(job_id, sent)
@@ -195,7 +215,7 @@ class Jobs:
         sent = [when for job_id in job_ids for when in self.board.sent(job_id).values()]
         return max(0.0, time.time() - min(sent)) if sent else 0.0
 
-    def end(self, job: CaptionJob, outcome: Outcome) -> None:
+    def end(self, job: Job, outcome: Outcome) -> None:
         """Keeps how the job ended and tells those who listen."""
         self.archive.end(job.id, outcome)
         self._tolerating_broker(lambda: self._tell(self.status(job.id), event=outcome.state))
@@ -208,7 +228,17 @@ class Jobs:
         self._told = {job_id: time.monotonic()}
         self._tell(self.status(job_id), event="progress")
 
-    def _begin(self, job: CaptionJob, attempt: Attempt) -> None:
+    def _send(self, job_id: str, chunk: int) -> None:
+        self.queue.send_chunk(job_id, chunk, kind=self.archive.job(job_id).kind)
+
+    def _status_before_end(self, job_id: str, wanted: str) -> JobStatus:
+        status = self.status(job_id)
+        if status.finished is not None or status.cancel_requested:
+            state = status.state if status.finished is not None else "being canceled"
+            raise JobStateError(f"the job is {state}; there is nothing to {wanted}")
+        return status
+
+    def _begin(self, job: Job, attempt: Attempt) -> None:
         """The job is safe in the store: a broker that is away only makes it start later."""
 
         def begin() -> None:
@@ -224,27 +254,42 @@ class Jobs:
         except BrokerUnavailableError:
             return
 
+    def tell_point(self, job_id: str, point: dict[str, float]) -> None:
+        """A `curve` event."""
+        self.board.tell(job_id, "curve", json.dumps(point))
+
     def _tell(self, status: JobStatus, *, event: str) -> None:
         self.board.tell(status.job.id, event, json.dumps(summary(status)))
 
-    def _running_status(self, job: CaptionJob, attempt: Attempt) -> JobStatus:
-        canceling = self.archive.is_canceled(job.id, attempt.number)
+    def _running_status(self, job: Job, attempt: Attempt) -> JobStatus:
+        stop = self.archive.stop(job.id, attempt.number)
+        canceling = stop == "canceled"
         try:
             progress = self.board.progress(job.id)
         except BrokerUnavailableError:
             progress = None
         if progress is None or progress.attempt != attempt.number:
-            return JobStatus(job, attempt.number, "queued", attempt.settled, cancel_requested=canceling)
+            state: JobState = "paused" if stop == "paused" else "queued"
+            return JobStatus(
+                job,
+                attempt.number,
+                state,
+                attempt.settled,
+                cancel_requested=canceling,
+                training=self.archive.training_of(job, attempt.number),
+            )
         counts = attempt.settled + progress.counts
         left = job.num_items - counts.total
-        rate = progress.images_per_s
+        rate = None if stop == "paused" else progress.images_per_s
+        training = self.archive.training_of(job, attempt.number)
         return JobStatus(
             job,
             attempt.number,
-            progress.state,
+            "paused" if stop == "paused" else progress.state,
             counts,
             cancel_requested=canceling,
             started=datetime.fromtimestamp(progress.started, UTC) if progress.started else None,
-            images_per_s=rate,
-            seconds_left=left / rate if rate else None,
+            images_per_s=None if training else rate,
+            seconds_left=training.seconds_left if training else left / rate if rate else None,
+            training=training,
         )

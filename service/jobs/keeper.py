@@ -1,4 +1,5 @@
-"""Looks after the jobs that are not over: rebuilds what the broker lost, sends again what a worker lost."""
+"""Looks after the jobs that are not over: rebuilds what the broker lost, sends again what a worker lost, and
+deletes what need not be kept."""
 
 import threading
 import time
@@ -6,13 +7,17 @@ import time
 import structlog
 
 from service.errors import BrokerUnavailableError, JobNotFoundError, ServiceError
-from service.jobs.documents import CaptionJob, now
+from service.jobs.documents import Job, now
 from service.jobs.jobs import WEBHOOK, Jobs
 from service.jobs.queue import webhook_message
+from service.jobs.retention import Retention
 
 TICK_S = 3.0
+SWEEP_S = 3600.0
+"""Seconds between two looks for what need not be kept any longer."""
 
 _LOCK = "keeper"
+_SWEEP = "retention"
 
 log = structlog.stdlib.get_logger("semicap.keeper")
 
@@ -20,8 +25,10 @@ log = structlog.stdlib.get_logger("semicap.keeper")
 class Keeper:
     """A thread in every API and worker; one of them at a time looks."""
 
-    def __init__(self, jobs: Jobs) -> None:
+    def __init__(self, jobs: Jobs, retention: Retention) -> None:
         self._jobs = jobs
+        self._retention = retention
+        self._swept = time.monotonic() - SWEEP_S
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="semicap-keeper", daemon=True)
 
@@ -66,7 +73,7 @@ class Keeper:
             jobs.queue.send_finish(job_id)
         return "rebuilt" if rebuilt else f"{lost} chunks sent again" if lost else None
 
-    def _look_after_ended(self, job: CaptionJob, attempt: int, waiting: set[str]) -> str | None:
+    def _look_after_ended(self, job: Job, attempt: int, waiting: set[str]) -> str | None:
         jobs = self._jobs
         due = jobs.archive.delivery(job.id, attempt).due if job.webhook else None
         if due is None:
@@ -79,12 +86,21 @@ class Keeper:
         jobs.queue.send_webhook(job.id)
         return "webhook"
 
+    def _sweep_when_due(self) -> None:
+        if time.monotonic() - self._swept < SWEEP_S:
+            return
+        self._swept = time.monotonic()
+        with self._jobs.board.lease("all", _SWEEP) as lease:
+            if lease.is_held:
+                self._retention.sweep()
+
     def _run(self) -> None:
         while not self._ended.is_set():
             began = time.monotonic()
             try:
                 for job_id, done in self.look().items():
                     log.info("looked_after", job_id=job_id, done=done)
+                self._sweep_when_due()
             except BrokerUnavailableError:
                 log.debug("broker_away")
             except ServiceError as error:

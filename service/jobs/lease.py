@@ -2,7 +2,7 @@
 
 import threading
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from uuid import uuid4
 
 import redis
@@ -34,6 +34,8 @@ class Lease:
         self._ended = threading.Event()
         self._renewing = threading.Thread(target=self._renew, name="semicap-lease", daemon=True)
         self.is_held = False
+        self.is_lost = False
+        """Whether another process holds it since: this one was away for longer than TTL_S."""
 
     def __enter__(self) -> Self:
         try:
@@ -55,10 +57,11 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._ended.wait(TTL_S / _RENEWALS):
-            self._run(_RENEW)
+            if self._run(_RENEW) == 0:
+                self.is_lost = True
 
-    def _run(self, script: str) -> None:
+    def _run(self, script: str) -> Any:
         try:
-            self._client.eval(script, 1, self._key, self._token, int(1000 * TTL_S))
+            return self._client.eval(script, 1, self._key, self._token, int(1000 * TTL_S))
         except redis.RedisError:
-            return  # it ends by itself
+            return None  # it ends by itself

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from service.errors import JobNotFoundError
 from service.jobs.archive import JobArchive
+from service.jobs.documents import FinetuneJob
 from service.jobs.store import ArtifactStore
 
 
@@ -12,9 +13,10 @@ def models_of_jobs(store: ArtifactStore) -> Mapping[str, str]:
     archive, used = JobArchive(store), {}
     for job_id in archive.active():
         try:
-            model = archive.job(job_id).options.get("model")
+            job = archive.job(job_id)
         except JobNotFoundError:
             continue
+        model = job.base if isinstance(job, FinetuneJob) else job.options.get("model")
         if isinstance(model, str):
             used[model] = f"is what the job {job_id} runs with"
     return used

@@ -12,15 +12,19 @@ from service.jobs.documents import ItemResult, OutputKind
 from service.jobs.tar_stream import tar_of
 
 Rows = Iterable[dict[str, Any]]
-ReadPhoto = Callable[[int], bytes]
+ReadPhoto = Callable[[int], bytes | None]
 
 CAPTIONS = "captions.jsonl"
 ERRORS = "errors.jsonl"
+DUPLICATES = "duplicates.jsonl"
+
+JSON_LINES = "application/x-ndjson"
 
 FILES: dict[OutputKind, tuple[str, str]] = {
     "csv": ("captions.csv", "text/csv; charset=utf-8"),
-    "metadata": ("metadata.jsonl", "application/x-ndjson"),
+    "metadata": ("metadata.jsonl", JSON_LINES),
     "txt": ("captions-txt.tar", "application/x-tar"),
+    "caption": ("captions-caption.tar", "application/x-tar"),
     "xmp": ("captions-xmp.tar", "application/x-tar"),
     "webdataset": ("webdataset.tar", "application/x-tar"),
 }
@@ -73,15 +77,15 @@ def output_parts(kind: OutputKind, rows: Rows, *, read_photo: ReadPhoto) -> Iter
     """An output in pieces.
 
     Args:
-        read_photo: the bytes of an item, by number.
+        read_photo: the bytes of an item, by number; None leaves it out.
     """
     match kind:
         case "csv":
             return _csv(rows)
         case "metadata":
             return json_lines({"file_name": row["file_name"], "text": _text(row)} for row in rows)
-        case "txt":
-            return tar_of((_renamed(row, ".txt"), (_text(row) + "\n").encode()) for row in rows)
+        case "txt" | "caption":
+            return tar_of((_renamed(row, f".{kind}"), (_text(row) + "\n").encode()) for row in rows)
         case "xmp":
             return tar_of((_renamed(row, ".xmp"), xmp_of(row)) for row in rows)
         case "webdataset":
@@ -98,6 +102,7 @@ def xmp_of(row: dict[str, Any]) -> bytes:
 def _row(result: ItemResult) -> dict[str, Any]:
     row = result.model_dump(mode="json")
     del row["outcome"]
+    row.pop("embedding", None)
     return row
 
 
@@ -143,6 +148,9 @@ def _samples(rows: Rows, read_photo: ReadPhoto) -> Iterator[tuple[str, bytes]]:
     for row in rows:
         key = f"{row['item']:08d}"
         suffix = PurePosixPath(row["file_name"]).suffix.lower() or ".jpg"
-        yield key + suffix, read_photo(row["item"])
+        photo = read_photo(row["item"])
+        if photo is None:
+            continue
+        yield key + suffix, photo
         yield key + ".txt", (_text(row) + "\n").encode()
         yield key + ".json", json.dumps(row, ensure_ascii=False).encode()

@@ -1,6 +1,7 @@
 """The parts of the jobs, put together for the API, the worker and the command line."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Self
 
 from celery import Celery
@@ -12,6 +13,7 @@ from service.jobs.datasets import Datasets
 from service.jobs.jobs import Jobs
 from service.jobs.keeper import Keeper
 from service.jobs.queue import JobQueue, make_celery
+from service.jobs.retention import Keep, Retention
 from service.jobs.store import ArtifactStore
 from service.settings import Settings
 
@@ -39,10 +41,21 @@ class JobParts:
         jobs = Jobs(
             JobArchive(store), board, JobQueue(celery, board.client), max_active=settings.max_active_jobs
         )
-        return cls(store, Datasets(store), jobs, Keeper(jobs), celery)
+        keep = Keep(
+            outputs=_days(settings.keep_outputs_days),
+            jobs=_days(settings.keep_jobs_days),
+            datasets=_days(settings.keep_datasets_days),
+        )
+        datasets = Datasets(store)
+        keeper = Keeper(jobs, Retention(jobs.archive, datasets, keep))
+        return cls(store, datasets, jobs, keeper, celery)
 
     def close(self) -> None:
         """Lets go of the broker."""
         self.keeper.stop()
         self.celery.close()
         self.jobs.board.client.close()
+
+
+def _days(days: float | None) -> timedelta | None:
+    return None if days is None else timedelta(days=days)

@@ -10,14 +10,19 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from service.errors import BrokerUnavailableError
+from service.jobs.documents import JobKind
 
 QUEUE = "semicap.chunks"
 ENDS_QUEUE = "semicap.ends"
 """Short work at a job's end; workers take turns between the queues, so it need not wait for all chunks."""
 
-QUEUES = (ENDS_QUEUE, QUEUE)
+FINETUNE_QUEUE = "semicap.finetunes"
+"""Long work: a worker that also takes it captions nothing until it is done."""
+
+QUEUES = (ENDS_QUEUE, QUEUE, FINETUNE_QUEUE)
 
 CAPTION_CHUNK = "semicap.caption_chunk"
+FINETUNE = "semicap.finetune"
 FINISH_JOB = "semicap.finish_job"
 DELIVER_WEBHOOK = "semicap.deliver_webhook"
 
@@ -32,7 +37,10 @@ def make_celery(redis_url: str) -> Celery:
     app = Celery("semicap", broker=_broker_url(redis_url), set_as_current=False)
     app.conf.update(
         task_default_queue=QUEUE,
-        task_routes=dict.fromkeys((FINISH_JOB, DELIVER_WEBHOOK), ENDS_QUEUE),
+        task_routes={
+            **dict.fromkeys((FINISH_JOB, DELIVER_WEBHOOK), ENDS_QUEUE),
+            FINETUNE: FINETUNE_QUEUE,
+        },
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
@@ -63,9 +71,10 @@ class JobQueue:
         self._app = app
         self._client = client
 
-    def send_chunk(self, job_id: str, chunk: int) -> None:
+    def send_chunk(self, job_id: str, chunk: int, *, kind: JobKind) -> None:
         """Raises BrokerUnavailableError."""
-        self._send(CAPTION_CHUNK, chunk_message(job_id, chunk), {"job_id": job_id, "chunk": chunk})
+        task = FINETUNE if kind == "finetune" else CAPTION_CHUNK
+        self._send(task, chunk_message(job_id, chunk), {"job_id": job_id, "chunk": chunk})
 
     def send_finish(self, job_id: str) -> None:
         """Raises BrokerUnavailableError."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from service.jobs.datasets import path_of
 from service.jobs.documents import CaptionJob, Dataset, Item, ItemResult
-from service.offline.outputs import sidecar_of
 
 PROVENANCE_FILE = ".semicap.jsonl"
 """In the dataset's folder: which texts are a machine's, by their content, from which model and when."""
@@ -20,12 +19,12 @@ def reason_to_skip(job: CaptionJob, dataset: Dataset, item: Item) -> str | None:
     """Why an item needs no caption: the job writes beside the photo and must leave the text there."""
     if not job.writes_to_folder or dataset.folder is None or job.policy != "skip":
         return None
-    return "there is a text beside it" if sidecar_of(path_of(dataset, item)).exists() else None
+    return "there is a text beside it" if _sidecar(path_of(dataset, item), job).exists() else None
 
 
 @dataclass
 class SidecarWriter:
-    """Writes .txt files for one job, the same however often it is run.
+    """Writes the texts of one job, the same however often it is run.
 
     Each text is noted in the provenance file before it is written: what a killed run wrote is known to the
     next one, which neither appends it twice nor takes it for a person's.
@@ -46,7 +45,7 @@ class SidecarWriter:
             OSError: the folder cannot be written.
         """
         fields = result.model_dump()
-        target = sidecar_of(self._root / result.file_name)
+        target = _sidecar(self._root / result.file_name, self.job)
         there = _read_text(target)
         mine = self._notes.get(result.file_name, [])
         if there is not None and any(
@@ -86,6 +85,10 @@ class SidecarWriter:
         with (self._root / PROVENANCE_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(note, ensure_ascii=False) + "\n")
         self._notes.setdefault(note["file_name"], []).append(note)
+
+
+def _sidecar(photo: Path, job: CaptionJob) -> Path:
+    return photo.with_suffix(f".{job.sidecar}")
 
 
 def _is_noted(text: str | None, notes: list[dict[str, str]]) -> bool:

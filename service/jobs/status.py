@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from service.jobs.documents import CaptionJob, Counts, JobState
+from service.jobs.documents import Counts, Job, JobState, TrainingRecord
 
 
 @dataclass(frozen=True)
@@ -12,9 +12,10 @@ class JobStatus:
 
     Args:
         seconds_left: estimated from the rate of the last minute; None when there is none.
+        training: of a fine-tuning job.
     """
 
-    job: CaptionJob
+    job: Job
     attempt: int
     state: JobState
     counts: Counts
@@ -24,12 +25,14 @@ class JobStatus:
     images_per_s: float | None = None
     seconds_left: float | None = None
     error: str | None = None
+    training: TrainingRecord | None = None
 
 
 def summary(status: JobStatus) -> dict[str, object]:
     """What events and webhooks say of a job."""
     return {
         "id": status.job.id,
+        "kind": status.job.kind,
         "state": status.state,
         "attempt": status.attempt,
         "total": status.job.num_items,
@@ -38,4 +41,13 @@ def summary(status: JobStatus) -> dict[str, object]:
         "skipped": status.counts.skipped,
         "images_per_s": None if status.images_per_s is None else round(status.images_per_s, 2),
         "seconds_left": None if status.seconds_left is None else round(status.seconds_left, 1),
+        **(_training(status.training) if status.training else {}),
+    }
+
+
+def _training(record: TrainingRecord) -> dict[str, object]:
+    model = record.model
+    return {
+        "progress": {"phase": record.phase, "step": record.step, "steps": record.steps},
+        "model": model.model_dump() if model else None,
     }

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class ArtifactStore:
         """
         try:
             if "://" not in location:
-                return cls(LocalStore(Path(location).resolve(), mkdir=True))
+                return cls(LocalStore(Path(location).resolve(), automatic_cleanup=True, mkdir=True))
             return cls(from_url(location))
         except (BaseError, OSError, ValueError) as error:
             scheme = location.partition("://")[0]
@@ -95,6 +96,14 @@ class ArtifactStore:
         try:
             with _failures(key):
                 return int(obstore.head(self._objects, key)["size"])
+        except FileNotFoundError:
+            return None
+
+    def modified(self, key: str) -> datetime | None:
+        """When the object was last written, or None."""
+        try:
+            with _failures(key):
+                return obstore.head(self._objects, key)["last_modified"]
         except FileNotFoundError:
             return None
 

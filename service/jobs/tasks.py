@@ -2,18 +2,37 @@
 
 from celery import Celery
 
+from service.finetuning.runner import FinetuneRunner
 from service.jobs.chunks import ChunkRunner
 from service.jobs.finishing import Finisher
-from service.jobs.queue import CAPTION_CHUNK, DELIVER_WEBHOOK, FINISH_JOB
+from service.jobs.queue import CAPTION_CHUNK, DELIVER_WEBHOOK, FINETUNE, FINISH_JOB
 from service.jobs.webhook import WebhookSender
 
 
-def add_tasks(app: Celery, chunks: ChunkRunner, finisher: Finisher, webhooks: WebhookSender) -> None:
-    """Teaches a worker's application what to do."""
+def add_tasks(
+    app: Celery,
+    *,
+    chunks: ChunkRunner | None,
+    finetunes: FinetuneRunner | None,
+    finisher: Finisher,
+    webhooks: WebhookSender,
+) -> None:
+    """Teaches a worker's application what to do.
 
-    @app.task(name=CAPTION_CHUNK)  # type: ignore[untyped-decorator]
-    def caption_chunk(job_id: str, chunk: int) -> None:
-        chunks.run(job_id, chunk)
+    Args:
+        chunks, finetunes: None in a worker that does not take them.
+    """
+    if chunks is not None:
+
+        @app.task(name=CAPTION_CHUNK)  # type: ignore[untyped-decorator]
+        def caption_chunk(job_id: str, chunk: int) -> None:
+            chunks.run(job_id, chunk)
+
+    if finetunes is not None:
+
+        @app.task(name=FINETUNE)  # type: ignore[untyped-decorator]
+        def finetune(job_id: str, chunk: int) -> None:
+            finetunes.run(job_id, chunk)
 
     @app.task(name=FINISH_JOB)  # type: ignore[untyped-decorator]
     def finish_job(job_id: str) -> None:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from service.errors import InvalidDatasetError, RequestTooLargeError
 from service.image_formats import recognised_format
+from service.jobs.dataset_captions import CAPTIONS_FILE
 from service.jobs.datasets import DatasetWriter
 from service.offline.photo_files import EXTENSIONS
 
@@ -21,6 +22,9 @@ ARCHIVES = ("application/zip", "application/x-zip-compressed", "application/x-ta
 
 MAX_MEMBERS_PER_ITEM = 4
 """Members that an archive may have for each photo that a dataset may have: the rest are folders and notes."""
+
+MAX_DIRECTORY_BYTES = 64 * 1024 * 1024
+"""Of a zip's list of members, some 700,000 of them; they are all held in memory while it is read."""
 
 _MAX_RATIO = 200
 _SMALL_BYTES = 1024 * 1024
@@ -116,6 +120,10 @@ class Ingest:
             self._writer.reject(member.name, problem)
             return
         data = member.read(self._limits.max_image_bytes + 1)
+        if member.name == CAPTIONS_FILE and len(data) <= self._limits.max_image_bytes:
+            self._names.add(member.name)
+            self._writer.add_captions(data)
+            return
         problem = _content_problem(member.name, data, self._limits.max_image_bytes)
         if problem is not None:
             self._writer.reject(member.name, problem)
@@ -169,11 +177,28 @@ def _members_of(file: IO[bytes]) -> Callable[[IO[bytes]], Iterator[_Member]] | N
 
 def _zip_members(file: IO[bytes]) -> Iterator[_Member]:
     with _broken_archive("the zip file"):
-        archive = zipfile.ZipFile(file)
+        archive = zipfile.ZipFile(cast(IO[bytes], _ShortReads(file)))
     with archive:
         for info in archive.infolist():
             if not info.is_dir():
                 yield _zip_member(archive, info)
+
+
+class _ShortReads:
+    """A file of which zipfile, which reads the list of members at one go, cannot take too much at a time."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable, self.close = file.seek, file.tell, file.seekable, file.close
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size if 0 <= size <= MAX_DIRECTORY_BYTES else MAX_DIRECTORY_BYTES + 1)
+        if len(data) > MAX_DIRECTORY_BYTES:
+            raise InvalidDatasetError(
+                f"the zip's list of members has more than {MAX_DIRECTORY_BYTES} bytes; "
+                "send a tar, or several zips"
+            )
+        return data
 
 
 def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:

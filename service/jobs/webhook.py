@@ -1,9 +1,9 @@
 """The webhook at a job's end: signed (Standard Webhooks), to public addresses, tried again for a day."""
 
-import ipaddress
 import json
 import socket
 import ssl
+from contextlib import suppress
 from datetime import timedelta
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import SplitResult, urlsplit
@@ -15,6 +15,7 @@ from service.errors import InvalidRequestError
 from service.jobs.documents import Delivery, now
 from service.jobs.jobs import WEBHOOK, Jobs
 from service.jobs.status import summary
+from service.public_address import NoPublicAddressError, look_up_public
 from service.settings import Settings
 
 PAUSES = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 3600, 4 * 3600, 12 * 3600))
@@ -22,6 +23,7 @@ PAUSES = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 3600,
 
 _TIMEOUT_S = 10.0
 _MOST_KEPT = 200
+_ONLY_PUBLIC = "webhooks go to public https addresses only (SEMICAP_WEBHOOK_PRIVATE allows others)"
 
 log = structlog.stdlib.get_logger("semicap.webhook")
 
@@ -95,7 +97,8 @@ def _after(delivery: Delivery, answer: str) -> Delivery:
 
 def _post(url: SplitResult, body: bytes, headers: dict[str, str], *, private_allowed: bool) -> str:
     """The answer's status; redirects are not followed, no proxy of the environment is used."""
-    connection = _connection(url, _address(url, private_allowed=private_allowed))
+    port = url.port or (443 if url.scheme == "https" else 80)
+    connection = _connect(url, _addresses(url, port, private_allowed=private_allowed), port)
     try:
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         connection.request("POST", target, body=body, headers={**headers, "Host": url.netloc})
@@ -104,22 +107,32 @@ def _post(url: SplitResult, body: bytes, headers: dict[str, str], *, private_all
         connection.close()
 
 
-def _address(url: SplitResult, *, private_allowed: bool) -> tuple[str, int]:
+def _addresses(url: SplitResult, port: int, *, private_allowed: bool) -> list[str]:
     """Looked up once: what was checked is what is connected to."""
-    port = url.port or (443 if url.scheme == "https" else 80)
-    host = str(socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)[0][4][0])
-    if not private_allowed and (url.scheme != "https" or not ipaddress.ip_address(host).is_global):
-        raise WebhookError(
-            f"{url.hostname} is not a public https address (SEMICAP_WEBHOOK_PRIVATE allows it)"
-        )
-    return host, port
+    host = url.hostname or ""
+    if private_allowed:
+        return [str(where[0]) for *_, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    try:
+        if url.scheme == "https":
+            return look_up_public(host, port)
+    except NoPublicAddressError as error:
+        raise WebhookError(f"{error}; {_ONLY_PUBLIC}") from error
+    raise WebhookError(_ONLY_PUBLIC)
 
 
-def _connection(url: SplitResult, address: tuple[str, int]) -> HTTPConnection:
-    host, port = address
-    if url.scheme != "https":
-        return HTTPConnection(host, port, timeout=_TIMEOUT_S)
-    connection = HTTPSConnection(host, port, timeout=_TIMEOUT_S)
-    plain = socket.create_connection(address, timeout=_TIMEOUT_S)
-    connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=url.hostname)
+def _connect(url: SplitResult, addresses: list[str], port: int) -> HTTPConnection:
+    """A connection to the first address that takes one."""
+    for host in addresses[:-1]:
+        with suppress(OSError):
+            return _connection(url, host, port)
+    return _connection(url, addresses[-1], port)
+
+
+def _connection(url: SplitResult, host: str, port: int) -> HTTPConnection:
+    secure = url.scheme == "https"
+    connection = (HTTPSConnection if secure else HTTPConnection)(host, port, timeout=_TIMEOUT_S)
+    plain = socket.create_connection((host, port), timeout=_TIMEOUT_S)
+    connection.sock = (
+        ssl.create_default_context().wrap_socket(plain, server_hostname=url.hostname) if secure else plain
+    )
     return connection

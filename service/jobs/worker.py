@@ -2,6 +2,7 @@
 
 import os
 from threading import Event
+from typing import Literal
 
 import structlog
 
@@ -20,16 +21,19 @@ from service.registry import ServedModel
 from service.serving import Loaded
 from service.settings import Settings
 
+Only = Literal["captions", "finetunes"]
+
 _NICENESS = 5
 
 log = structlog.stdlib.get_logger("semicap.worker")
 
 
-def run_worker(settings: Settings, *, nice: bool) -> int:
+def run_worker(settings: Settings, *, nice: bool, only: Only | None) -> int:
     """Does jobs until a signal comes; the exit status.
 
     Args:
         nice: leaves the processors to the API, whose callers wait.
+        only: the kind of jobs that it takes; None is both, of which one at a time is done.
 
     Raises:
         CommandError: there is no broker, store, model or device as set.
@@ -38,6 +42,8 @@ def run_worker(settings: Settings, *, nice: bool) -> int:
     if nice:
         os.nice(_NICENESS)
     parts = JobParts.build(settings)
+    if only == "finetunes":  # it needs no model before there is a job, and then in a process of its own
+        return work(settings, parts, captioner=None, metrics=Metrics(), takes_finetunes=True)
     registry = ModelRegistry(parts.store, settings.model_cache)
     metrics = Metrics()
     model, choice = load_chosen(registry, settings)
@@ -57,7 +63,7 @@ def run_worker(settings: Settings, *, nice: bool) -> int:
         decode_threads=settings.decode_threads,
     )
     try:
-        return work(settings, parts, captioner=captioner, metrics=metrics)
+        return work(settings, parts, captioner=captioner, metrics=metrics, takes_finetunes=only != "captions")
     finally:
         models.stop()
 

@@ -3,15 +3,19 @@
 import logging
 import threading
 import warnings
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from celery import signals
-from prometheus_client import start_http_server
 
+from service.finetuning.orders import second_scorer_of, task_of
+from service.finetuning.runner import FinetuneRunner
 from service.jobs.chunks import Captions, ChunkLimits, ChunkRunner
 from service.jobs.finishing import Finisher
+from service.jobs.metrics_port import serve_metrics
 from service.jobs.parts import JobParts
-from service.jobs.queue import QUEUES
+from service.jobs.queue import ENDS_QUEUE, FINETUNE_QUEUE, QUEUE
 from service.jobs.tasks import add_tasks
 from service.jobs.webhook import WebhookSender
 from service.metrics import Metrics
@@ -25,35 +29,62 @@ _CHATTY_LOGGERS = ("celery.worker.strategy", "celery.app.trace")
 """They tell every message; service.jobs.chunks tells what came of it."""
 
 
-def work(settings: Settings, parts: JobParts, *, captioner: Captions, metrics: Metrics) -> int:
+def work(
+    settings: Settings,
+    parts: JobParts,
+    *,
+    captioner: Captions | None,
+    metrics: Metrics,
+    takes_finetunes: bool = False,
+) -> int:
     """Does jobs until a signal comes; the exit status.
 
-    SIGTERM ends the batch in hand, keeps what is captioned and gives the rest of the chunk back.
+    SIGTERM ends the batch in hand, keeps what is captioned and gives the rest of the chunk back; a training
+    saves its state and goes back whole.
+
+    Args:
+        captioner: None for a worker that captions nothing.
+
+    Raises:
+        CommandError: the second scorer is not where it is set to be.
     """
     stopping = threading.Event()
-    chunks = ChunkRunner(
-        captioner,
-        datasets=parts.datasets,
-        jobs=parts.jobs,
-        limits=ChunkLimits(chunk_s=settings.job_chunk_s, save_s=settings.job_save_s),
-        metrics=metrics,
-        is_stopping=stopping.is_set,
-    )
+    chunks, finetunes, queues = None, None, [ENDS_QUEUE]
+    if captioner is not None:
+        queues.append(QUEUE)
+        chunks = ChunkRunner(
+            captioner,
+            datasets=parts.datasets,
+            jobs=parts.jobs,
+            limits=ChunkLimits(chunk_s=settings.job_chunk_s, save_s=settings.job_save_s),
+            metrics=metrics,
+            is_stopping=stopping.is_set,
+        )
+    if takes_finetunes:
+        queues.append(FINETUNE_QUEUE)
+        finetunes = FinetuneRunner(
+            parts.jobs,
+            root=settings.finetunes_dir,
+            task_for=partial(task_of, settings=settings),
+            metrics=metrics,
+            is_stopping=stopping.is_set,
+        )
+        second_scorer_of(settings)
     finisher = Finisher(parts.jobs, parts.datasets, max_image_bytes=settings.max_image_bytes)
     webhooks = WebhookSender(
         parts.jobs, secret=settings.webhook_secret, private_allowed=settings.webhook_private
     )
-    add_tasks(parts.celery, chunks, finisher, webhooks)
+    add_tasks(parts.celery, chunks=chunks, finetunes=finetunes, finisher=finisher, webhooks=webhooks)
     if settings.worker_metrics_port is not None:
-        start_http_server(settings.worker_metrics_port, settings.host, registry=metrics.registry)
+        serve_metrics(metrics.registry, host=settings.host, port=settings.worker_metrics_port)
     parts.keeper.start()
     try:
-        return _run_celery(parts, stopping)
+        return _run_celery(parts, stopping, queues)
     finally:
         parts.keeper.stop()
 
 
-def _run_celery(parts: JobParts, stopping: threading.Event) -> int:
+def _run_celery(parts: JobParts, stopping: threading.Event, queues: Sequence[str]) -> int:
     def stop(**_: Any) -> None:
         stopping.set()
 
@@ -69,7 +100,7 @@ def _run_celery(parts: JobParts, stopping: threading.Event) -> int:
     worker = parts.celery.Worker(
         pool="threads",
         concurrency=1,
-        queues=QUEUES,
+        queues=list(queues),
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

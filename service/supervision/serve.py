@@ -3,9 +3,11 @@
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import structlog
 
 from service.errors import CommandError
 from service.listening import listen
@@ -21,6 +23,8 @@ _STOP_GRACE_S = 10.0
 
 _COMMAND = (sys.executable, "-m", "service.cli")
 
+log = structlog.stdlib.get_logger("semicap.serve")
+
 
 def run_service(settings: Settings) -> int:
     """Runs broker, workers and API until a signal comes; the exit status.
@@ -31,6 +35,10 @@ def run_service(settings: Settings) -> int:
     """
     with ExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.port))
+        host, port = listener.getsockname()[:2]
+        log.info(
+            "starting", address=f"{host}:{port}", note="it answers when this says listening, in half a minute"
+        )
         readable, writable = os.pipe()
         os.set_blocking(readable, False)
         broker, url = None, settings.redis_url
@@ -38,26 +46,34 @@ def run_service(settings: Settings) -> int:
             stack.enter_context(only_user_of(settings.data_dir))
             broker, url = stack.enter_context(embedded_broker(settings.data_dir / "broker"))
         environment = _environment(settings, url)
+        stop_s = settings.drain_s + _STOP_GRACE_S
         api = Program(
             "api",
             (*_COMMAND, "api", "--socket-fd", str(listener.fileno()), "--ready-fd", str(writable)),
-            stop_s=settings.drain_s + _STOP_GRACE_S,
+            stop_s=stop_s,
             environment=environment,
             pass_fds=(listener.fileno(), writable),
-        )
-        worker = Program(
-            "worker",
-            (*_COMMAND, "worker", "--nice"),
-            stop_s=settings.drain_s + _STOP_GRACE_S,
-            environment=environment,
         )
         return Supervisor(
             broker=broker,
             api=api,
-            workers=[worker] * settings.workers,
+            workers=_workers(settings, environment, stop_s=stop_s),
             is_ready=_Readiness(readable),
             on_stop=listener.close,
         ).run()
+
+
+def _workers(settings: Settings, environment: Mapping[str, str], *, stop_s: float) -> list[Program]:
+    """Those that caption and those that fine-tune; without any of the latter the former do both."""
+
+    def program(name: str, *only: str) -> Program:
+        return Program(name, (*_COMMAND, "worker", "--nice", *only), stop_s=stop_s, environment=environment)
+
+    if not settings.finetune_workers:
+        return [program("worker")] * settings.workers
+    captioner = program("worker", "--only", "captions")
+    tuner = program("finetune-worker", "--only", "finetunes")
+    return [captioner] * settings.workers + [tuner] * settings.finetune_workers
 
 
 class _Readiness:

@@ -1,5 +1,7 @@
 /** The API key of a service that wants one: asked for at the page, kept until its tab is closed. */
 
+import { byId } from './dom.js';
+
 const STORAGE_KEY = 'semicap.api-key';
 const NOT_AUTHENTICATED = 401;
 const MISSING_SCOPE = 403;
@@ -14,11 +16,24 @@ let unstoredKey = '';
  * @returns {RequestInit}
  */
 export function withKey(init) {
-  const key = currentKey();
-  if (!key) return init;
+  if (!hasKey()) return init;
   const headers = new Headers(init.headers);
-  headers.set('Authorization', `Bearer ${key}`);
+  for (const [name, value] of Object.entries(keyHeaders())) headers.set(name, value);
   return { ...init, headers };
+}
+
+/** Whether requests carry a key. */
+export function hasKey() {
+  return currentKey() !== '';
+}
+
+/**
+ * The headers that carry the key.
+ *
+ * @returns {Record<string, string>}
+ */
+export function keyHeaders() {
+  return hasKey() ? { Authorization: `Bearer ${currentKey()}` } : {};
 }
 
 /**
@@ -32,8 +47,8 @@ export function wantsKey(status) {
 
 /** Shows the field for the key after an answer of 401 or 403. */
 export function askForKey() {
-  const form = /** @type {HTMLElement} */ (document.getElementById('key-form'));
-  const hint = /** @type {HTMLElement} */ (document.getElementById('key-hint'));
+  const form = byId('key-form');
+  const hint = byId('key-hint');
   hint.textContent = currentKey()
     ? 'The service does not take this key, or not for this.'
     : 'This service asks everybody for an API key.';
@@ -46,8 +61,8 @@ export function askForKey() {
  * @param {() => void} onKey
  */
 export function listenForKey(onKey) {
-  const form = /** @type {HTMLFormElement} */ (document.getElementById('key-form'));
-  const field = /** @type {HTMLInputElement} */ (document.getElementById('key'));
+  const form = /** @type {HTMLFormElement} */ (byId('key-form'));
+  const field = /** @type {HTMLInputElement} */ (byId('key'));
   form.addEventListener('submit', (event) => {
     event.preventDefault();
     storeKey(field.value.trim());

@@ -1,5 +1,7 @@
 /** Words for people who do not see the page change. */
 
+import { byId } from './dom.js';
+
 const REPEAT_GAP_MS = 50;
 
 /**
@@ -8,7 +10,7 @@ const REPEAT_GAP_MS = 50;
  * @param {string} text
  */
 export function announce(text) {
-  const announcer = /** @type {HTMLElement} */ (document.getElementById('announcer'));
+  const announcer = byId('announcer');
   announcer.textContent = '';
   setTimeout(() => {
     announcer.textContent = text;

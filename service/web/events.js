@@ -1,7 +1,7 @@
-/** Server-sent events of an answer to a POST, which the browser's EventSource cannot ask for. */
+/** Server-sent events read through fetch: the browser's EventSource can neither POST nor send a key. */
 
 /**
- * @typedef {{name: string, data: any}} ServerEvent
+ * @typedef {{name: string, id: string, data: any}} ServerEvent
  */
 
 /**
@@ -21,7 +21,10 @@ export async function* readEvents(response) {
       if (done) return;
       const blocks = (text + value).split('\n\n');
       text = blocks.pop() ?? '';
-      for (const block of blocks) yield readEvent(block);
+      for (const block of blocks) {
+        const event = readEvent(block);
+        if (event) yield event;
+      }
     }
   } finally {
     await reader.cancel(); // whoever stops reading lets go of the connection
@@ -29,11 +32,11 @@ export async function* readEvents(response) {
 }
 
 /**
- * @param {string} block the lines of one event
- * @returns {ServerEvent}
+ * @param {string} block the lines of one event, or a comment that keeps the connection open
+ * @returns {ServerEvent | null}
  */
 function readEvent(block) {
   const fields = block.split('\n').map((line) => line.split(/: (.*)/s, 2));
-  const { event, data } = Object.fromEntries(fields);
-  return { name: event, data: JSON.parse(data) };
+  const { event = 'message', id = '', data } = Object.fromEntries(fields);
+  return data === undefined ? null : { name: event, id, data: JSON.parse(data) };
 }

@@ -1,20 +1,38 @@
 /** The ways photos come in: dropped anywhere, pasted, picked. */
 
+import { byId } from './dom.js';
+
 /**
  * @typedef {object} Intake
  * @property {File[]} files
- * @property {string[]} folders names of folders among what was dropped; a page cannot send those
+ * @property {FileSystemDirectoryEntry[]} folders folders among what was dropped
  */
 
 /**
- * Calls `take` with whatever comes in.
+ * Calls `take` with whatever comes in by dropping and pasting.
  *
  * @param {(intake: Intake) => void} take
  */
 export function openIntake(take) {
   acceptDrops(take);
   acceptPastes(take);
-  acceptPicks(take);
+}
+
+/**
+ * Makes buttons open a file picker.
+ *
+ * @param {string} pickerId
+ * @param {string[]} buttonIds
+ * @param {(intake: Intake) => void} take
+ */
+export function openPicker(pickerId, buttonIds, take) {
+  const picker = /** @type {HTMLInputElement} */ (byId(pickerId));
+  for (const id of buttonIds) byId(id).addEventListener('click', () => picker.click());
+  picker.addEventListener('change', () => {
+    const files = [...(picker.files ?? [])];
+    picker.value = ''; // so that picking the same file again is a change
+    if (files.length > 0) take({ files, folders: [] });
+  });
 }
 
 /** @param {(intake: Intake) => void} take */
@@ -44,19 +62,6 @@ function acceptPastes(take) {
   });
 }
 
-/** @param {(intake: Intake) => void} take */
-function acceptPicks(take) {
-  const picker = /** @type {HTMLInputElement} */ (document.getElementById('picker'));
-  for (const id of ['choose', 'add']) {
-    document.getElementById(id)?.addEventListener('click', () => picker.click());
-  }
-  picker.addEventListener('change', () => {
-    const files = [...(picker.files ?? [])];
-    picker.value = ''; // so that picking the same file again is a change
-    if (files.length > 0) take({ files, folders: [] });
-  });
-}
-
 /** @param {DragEvent} event */
 function hasFiles(event) {
   return event.dataTransfer?.types.includes('Files') ?? false;
@@ -72,7 +77,8 @@ function sort(transfer) {
   for (const item of transfer.items) {
     const file = item.kind === 'file' ? item.getAsFile() : null;
     if (!file) continue;
-    if (item.webkitGetAsEntry()?.isDirectory) intake.folders.push(file.name);
+    const entry = item.webkitGetAsEntry();
+    if (entry?.isDirectory) intake.folders.push(/** @type {FileSystemDirectoryEntry} */ (entry));
     else intake.files.push(file);
   }
   return intake;

@@ -1,154 +1,51 @@
-/** The page put together: photos come in, captions appear. */
+/** The page put together from its views. */
 
-import { listenForKey, wantsKey } from './access.js';
-import { announce } from './announce.js';
-import { download, toJsonLines, toText } from './export.js';
+import { listenForKey } from './access.js';
 import { openIntake } from './intake.js';
-import { openModels } from './models.js';
-import { requestOptions } from './options.js';
+import { openJobStart } from './jobs/start.js';
+import { openJobs } from './jobs/list.js';
+import { jobView } from './jobs/view.js';
+import { modelsView } from './models/view.js';
 import { openOptions } from './options_form.js';
-import { captionPhoto, createPhoto, discardPhoto, resetPhoto } from './photo.js';
-import { createPlate, showPhoto } from './plates.js';
-import { announceWhenSettled, numberOfPhotos, showProgress } from './progress.js';
-import { createQueue } from './queue.js';
+import { openPhotos } from './photos/view.js';
 import { watchReadiness } from './service_state.js';
+import { currentView, openViews } from './views.js';
 
-/** @typedef {import('./photo.js').Photo} Photo */
-
-/** Enough to fill a batch of the engine's while the next photos are on their way. */
-const REQUESTS_AT_ONCE = 4;
-const MAX_PHOTOS = 500;
-
-/** @type {Map<Photo, HTMLElement>} the photos in the order they came, each with its plate */
-const plates = new Map();
-const queue = createQueue(REQUESTS_AT_ONCE, caption);
 const chosenOptions = openOptions();
+const photos = openPhotos(chosenOptions);
+const jobStart = openJobStart(chosenOptions);
+const jobs = openJobs();
 
-openIntake(addPhotos);
-openModels();
-onClick('again', () => captionAgain([...plates.keys()]));
-onClick('clear', clear);
-onClick('save-text', () => save('semicap-captions.txt', toText, 'text/plain'));
-onClick('save-json-lines', () => save('semicap-captions.jsonl', toJsonLines, 'application/jsonl'));
-listenForKey(tryWithKey);
+/** @type {Record<string, import('./views.js').View>} */
+const views = {
+  photos: { title: 'Photos', hasOptions: true },
+  jobs: { title: 'Jobs', hasOptions: true, enter: enterJobs, leave: jobs.leave },
+  job: { title: 'Job', ...jobView() },
+  models: { title: 'Models', ...modelsView() },
+};
+openViews(views);
+openIntake((intake) => {
+  if (currentView() === 'jobs') {
+    jobStart.add(intake);
+    return;
+  }
+  if (currentView() !== 'photos') location.hash = 'photos';
+  photos.add(intake);
+});
+listenForKey(() => {
+  watchReadiness();
+  const entered = currentView();
+  if (entered === 'photos') photos.tryWithKey();
+  else views[entered].enter?.(viewId());
+});
 watchReadiness();
 
-/** @param {import('./intake.js').Intake} intake */
-function addPhotos({ files, folders }) {
-  const taken = files.slice(0, MAX_PHOTOS - plates.size);
-  const options = requestOptions(chosenOptions());
-  const added = taken.map((file) => createPhoto(file, options));
-  for (const photo of added) {
-    const plate = createPlate(photo, { remove, retry: (failed) => captionAgain([failed]) });
-    plates.set(photo, plate);
-    byId('plates').append(plate);
-  }
-  showIntakeNotice(folders, files.length - taken.length);
-  if (added.length === 0) return;
-  announce(`${numberOfPhotos(added.length)} added.`);
-  showProgress([...plates.keys()]);
-  plates.get(added[0])?.scrollIntoView({ block: 'nearest' });
-  queue.add(added);
+function enterJobs() {
+  jobs.enter();
+  jobStart.enter();
 }
 
-/**
- * @param {string[]} folders
- * @param {number} numLeftOut
- */
-function showIntakeNotice(folders, numLeftOut) {
-  const notice = byId('notice');
-  const sentences = folders.map((name) => `${name} is a folder: drop the photos in it instead.`);
-  if (numLeftOut > 0) {
-    const command = 'for more, there is the command “semicap caption”';
-    sentences.push(`The page holds ${MAX_PHOTOS} photos, so ${numLeftOut} were left out; ${command}.`);
-  }
-  notice.textContent = sentences.join(' ');
-  notice.hidden = sentences.length === 0;
-}
-
-/**
- * @param {Photo} photo
- * @returns {Promise<number>}
- */
-async function caption(photo) {
-  const restS = await captionPhoto(photo, () => show(photo));
-  if (plates.has(photo) && restS === 0) announceWhenSettled([...plates.keys()]);
-  if (photo.state === 'failed') watchReadiness();
-  return restS;
-}
-
-/** @param {Photo} photo */
-function show(photo) {
-  const plate = plates.get(photo);
-  if (plate) showPhoto(plate, photo);
-  showProgress([...plates.keys()]);
-}
-
-/** @param {Photo[]} photos */
-function captionAgain(photos) {
-  const options = requestOptions(chosenOptions());
-  for (const photo of photos) {
-    queue.remove(photo);
-    resetPhoto(photo, options);
-    show(photo);
-  }
-  announce(`Captioning ${numberOfPhotos(photos.length)} again.`);
-  queue.add(photos);
-}
-
-/** Asks again for what the service refused to answer without a key. */
-function tryWithKey() {
-  watchReadiness();
-  const refused = [...plates.keys()].filter(({ problem }) => wantsKey(problem?.status));
-  if (refused.length > 0) captionAgain(refused);
-  byId('choose').focus();
-}
-
-/** @param {Photo} photo */
-function remove(photo) {
-  const plate = plates.get(photo);
-  const neighbour = plate?.nextElementSibling ?? plate?.previousElementSibling;
-  takeOut(photo);
-  announce(`${photo.file.name} removed.`);
-  const next = neighbour?.querySelector('.remove') ?? byId('choose');
-  /** @type {HTMLElement} */ (next).focus();
-}
-
-function clear() {
-  for (const photo of [...plates.keys()]) takeOut(photo);
-  byId('notice').hidden = true;
-  announce('All photos removed.');
-  byId('choose').focus();
-}
-
-/** @param {Photo} photo */
-function takeOut(photo) {
-  queue.remove(photo);
-  discardPhoto(photo);
-  plates.get(photo)?.remove();
-  plates.delete(photo);
-  showProgress([...plates.keys()]);
-}
-
-/**
- * @param {string} fileName
- * @param {(photos: Photo[]) => string} write
- * @param {string} mediaType
- */
-function save(fileName, write, mediaType) {
-  download(fileName, write([...plates.keys()]), mediaType);
-  announce(`${fileName} saved.`);
-}
-
-/**
- * @param {string} id
- * @param {() => void} act
- */
-function onClick(id, act) {
-  byId(id).addEventListener('click', act);
-}
-
-/** @param {string} id */
-function byId(id) {
-  return /** @type {HTMLElement} */ (document.getElementById(id));
+/** What the address names below its view. */
+function viewId() {
+  return decodeURIComponent(location.hash.split('/')[1] ?? '');
 }

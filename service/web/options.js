@@ -209,11 +209,11 @@ export function changeOption(options, name, value) {
 /**
  * The options in a few words.
  *
- * @param {Options} options
+ * @param {Partial<Options>} options those that are not there are the service's own
  */
-export function summarise(options) {
-  const strategy = OPTION_FIELDS[0].choices?.find(({ value }) => value === options.strategy)?.label;
-  const count = options.strategy === 'greedy' ? 1 : options.num_captions;
+export function summarise({ strategy: chosen = 'beam', num_captions = 1 }) {
+  const strategy = OPTION_FIELDS[0].choices?.find(({ value }) => value === chosen)?.label;
+  const count = chosen === 'greedy' ? 1 : num_captions;
   return `${strategy}, ${count} ${count === 1 ? 'caption' : 'captions'}`;
 }
 

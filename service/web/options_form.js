@@ -1,5 +1,6 @@
 /** The options panel, drawn from the table of options. */
 
+import { byId, create } from './dom.js';
 import {
   OPTION_FIELDS,
   changeOption,
@@ -24,7 +25,7 @@ const WIDE = '(min-width: 60rem)';
  * @returns {() => Options}
  */
 export function openOptions() {
-  const form = /** @type {HTMLFormElement} */ (document.getElementById('options-form'));
+  const form = /** @type {HTMLFormElement} */ (byId('options-form'));
   let options = loadOptions();
   const show = () => showOptions(form, options);
 
@@ -51,7 +52,7 @@ export function openOptions() {
 }
 
 function openWhereThereIsRoom() {
-  const panel = /** @type {HTMLDetailsElement} */ (document.getElementById('options'));
+  const panel = /** @type {HTMLDetailsElement} */ (byId('options'));
   const wide = matchMedia(WIDE);
   panel.open = wide.matches;
   wide.addEventListener('change', () => {
@@ -70,7 +71,7 @@ function showOptions(form, options) {
     element.hidden = !used.includes(field);
     showValue(element, field, options[field.name]);
   }
-  const summary = /** @type {HTMLElement} */ (document.getElementById('options-summary'));
+  const summary = byId('options-summary');
   summary.textContent = summarise(options);
 }
 
@@ -147,17 +148,4 @@ function limitsOf({ minimum, maximum, step, maxLength }) {
 
 function resetButton() {
   return create('button', { type: 'reset', className: 'quiet', textContent: 'Reset options' });
-}
-
-/**
- * @template {keyof HTMLElementTagNameMap} Tag
- * @param {Tag} tag
- * @param {Record<string, any>} properties
- * @returns {HTMLElementTagNameMap[Tag]}
- */
-function create(tag, properties) {
-  const { htmlFor, ...others } = properties;
-  const element = Object.assign(document.createElement(tag), others);
-  if (htmlFor) element.setAttribute('for', htmlFor);
-  return element;
 }

@@ -1,6 +1,9 @@
 /** What the page says of the service: whether it is ready, and which model answers. */
 
-import { RequestFailed, fetchModels, findReadinessProblem } from './api.js';
+import { byId } from './dom.js';
+import { RequestFailed } from './http.js';
+import { fetchModels } from './models/models.js';
+import { findReadinessProblem } from './photos/captions.js';
 
 const FIRST_CHECK_AGAIN_MS = 3_000;
 const LAST_CHECK_AGAIN_MS = 30_000;
@@ -11,7 +14,7 @@ let isWatching = false;
 export async function watchReadiness() {
   if (isWatching) return;
   isWatching = true;
-  const note = /** @type {HTMLElement} */ (document.getElementById('readiness'));
+  const note = byId('readiness');
   for (let pauseMs = FIRST_CHECK_AGAIN_MS; ; pauseMs = Math.min(2 * pauseMs, LAST_CHECK_AGAIN_MS)) {
     const problem = await findReadinessProblem();
     note.hidden = problem === null;
@@ -23,8 +26,9 @@ export async function watchReadiness() {
   await showModel();
 }
 
-async function showModel() {
-  const line = /** @type {HTMLElement} */ (document.getElementById('model-in-use'));
+/** Names the model that answers at the foot of the page. */
+export async function showModel() {
+  const line = byId('model-in-use');
   try {
     const model = (await fetchModels()).find(({ is_active }) => is_active);
     line.textContent = model ? `Model ${model.name} ${model.version}, scored by ${model.scorer.name}` : '';

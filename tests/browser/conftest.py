@@ -1,5 +1,6 @@
 """A running service, a browser, photos, and the page under the policy that it has to live with."""
 
+import re
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -11,12 +12,17 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from service.api.app import create_app
+from service.jobs.parts import JobParts
 from service.registry import ServedModel
 from service.settings import Settings
 from tests.browser.caption_page import CaptionPage
 from tests.browser.chromium import do_without, launch_chromium
+from tests.browser.job_page import JobPage
 from tests.browser.served import served
+from tests.service.jobs.broker import running_broker
+from tests.service.jobs.fakes import InlineWorker
 
+INDEX = re.compile(r"^http://127\.0\.0\.1:\d+/$")
 STRICT_POLICY = "default-src 'self'; img-src 'self' data: blob:"
 WAIT_MS = 30_000
 PHOTO_NAMES = ("astronaut", "cat", "coffee", "rocket")
@@ -51,12 +57,12 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 
 @pytest.fixture
-def page(context: BrowserContext, address: str) -> Iterator[Page]:
+def page(context: BrowserContext) -> Iterator[Page]:
     """A blank page, on which the site's own code may not fail nor break a strict content policy."""
     page, faults = context.new_page(), list[str]()
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda message: faults.append(message.text) if _is_fault(message.text) else None)
-    page.route(f"{address}/", _serve_under_policy)
+    page.route(INDEX, _serve_under_policy)
     yield page
     assert faults == []
 
@@ -65,6 +71,46 @@ def page(context: BrowserContext, address: str) -> Iterator[Page]:
 def captions(page: Page, address: str) -> CaptionPage:
     """The page, opened."""
     return CaptionPage(page, address).open()
+
+
+@pytest.fixture(scope="session")
+def job_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Of a service with a broker, whose chunks have five photos."""
+    folder = tmp_path_factory.mktemp("jobs")
+    with running_broker(folder / "broker") as broker:
+        yield Settings(data_dir=folder / "data", redis_url=broker.url, precision="fp32", job_chunk_items=5)
+
+
+@pytest.fixture(scope="session")
+def job_address(job_settings: Settings, tiny_model: ServedModel) -> Iterator[str]:
+    """A service with jobs; who does them is up to the test."""
+    with served(create_app(job_settings, tiny_model)) as url:
+        yield url
+
+
+@pytest.fixture
+def worker(job_settings: Settings) -> Iterator[InlineWorker]:
+    """Does the jobs of `job_address` when the test says so."""
+    parts = JobParts.build(job_settings)
+    yield InlineWorker(parts)
+    parts.close()
+
+
+@pytest.fixture
+def jobs(page: Page, job_address: str) -> JobPage:
+    """The view of jobs, opened."""
+    return JobPage(page, job_address).open()
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Twelve photos, of which one is broken."""
+    folder = tmp_path_factory.mktemp("many")
+    paths = [folder / f"photo-{number:02}.jpg" for number in range(12)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (60 + number, 48), (20 * number, 90, 120)).save(path)
+    paths[7].write_bytes(paths[7].read_bytes()[:300])
+    return paths
 
 
 @pytest.fixture(scope="session")

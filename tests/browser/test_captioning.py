@@ -67,7 +67,7 @@ def test_dropped_folder_is_named_and_the_photo_beside_it_captioned(
     folder.mkdir()
     captions.drop(folder, photos["cat"])
     captions.wait_until_settled()
-    expect(captions.page.get_by_text("holiday is a folder: drop the photos in it instead.")).to_be_visible()
+    expect(captions.page.get_by_text("holiday is a folder: drop the photos in it instead")).to_be_visible()
     expect(captions.plates).to_have_count(1)
 
 

@@ -93,7 +93,6 @@ def test_n_gives_alternatives_and_options_are_honoured(client: openai.OpenAI) ->
 @pytest.mark.parametrize(
     ("messages", "extra", "error", "code"),
     [
-        ([{"role": "user", "content": "Hello"}], {}, openai.BadRequestError, "no_image"),
         ([message(b"text")], {}, openai.BadRequestError, "unsupported_image_format"),
         ([message(CAT, b"text")], {}, openai.BadRequestError, "unsupported_image_format"),
         ([message(CAT)], {"strategy": "best"}, openai.BadRequestError, "invalid_option"),
@@ -119,7 +118,7 @@ def test_errors_have_openais_shape(
 
 
 def test_models_are_listed_and_found(client: openai.OpenAI, tiny_model: ServedModel) -> None:
-    assert [model.id for model in client.models.list()] == [tiny_model.id]
+    assert tiny_model.id in [model.id for model in client.models.list()]
     assert client.models.retrieve(tiny_model.id).owned_by == "semicap"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-4o")

@@ -69,7 +69,9 @@ class Api:
             return response.status, json.loads(response.read())
 
     def active(self) -> str:
-        return next(model["id"] for model in self.ask("GET", "/v1/models")[1]["data"] if model["is_active"])
+        return next(
+            str(model["id"]) for model in self.ask("GET", "/v1/models")[1]["data"] if model["is_active"]
+        )
 
     def is_ready(self) -> bool:
         try:
@@ -101,10 +103,7 @@ def test_versions_change_under_load_on_two_replicas(tmp_path: Path, apis: list[A
         registry.publish(tiny_checkpoint(tmp_path / str(seed), seed=seed), origin="imported")
         for seed in (1, 2)
     ]
-    photos = [
-        pictures.encoded(Image.fromarray(getattr(skimage.data, name)()), "JPEG")  # type: ignore[no-untyped-call]
-        for name in PICTURES
-    ]
+    photos = [pictures.encoded(Image.fromarray(getattr(skimage.data, name)()), "JPEG") for name in PICTURES]
     for api in apis:
         wait_for(api.is_ready, "the API is not ready")
     expected: dict[str, list[Any]] = {}
@@ -114,7 +113,7 @@ def test_versions_change_under_load_on_two_replicas(tmp_path: Path, apis: list[A
     ended = threading.Event()
 
     def ask(number: int) -> list[tuple[int, bool, str]]:
-        seen = []
+        seen: list[tuple[int, bool, str]] = []
         while not ended.is_set():
             which = (number + len(seen)) % len(photos)
             status, version, text = _answer(apis[number % 2], photos[which])

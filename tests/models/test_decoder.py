@@ -71,7 +71,7 @@ def test_cache_steps_under_autocast_stay_close_to_full_precision() -> None:
             ancestors=rows.unsqueeze(1).expand(-1, 2),
             lengths=torch.zeros(2, dtype=torch.long),
         )
-    assert cache.prefix.dtype == cache.tokens.dtype == torch.bfloat16
+    assert cache.cells.dtype == torch.bfloat16
     torch.testing.assert_close(first.float(), expected[:, 0], atol=0.05, rtol=0.05)
     torch.testing.assert_close(second.float(), expected[:, 1], atol=0.05, rtol=0.05)
 

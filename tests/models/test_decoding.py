@@ -158,7 +158,7 @@ def test_numbers_that_break_in_the_middle_leave_no_trace_in_the_cache() -> None:
     batch.add(PREFIXES[:2], [options] * 2)
     batch.step()
     with torch.inference_mode():
-        batch._cache.tokens[:, :, batch._images[0].rows] = torch.nan
+        batch._cache.tokens[:, batch._images[0].rows] = torch.nan
     done = {one.ticket: one for _ in range(2) for one in batch.step()}
     assert isinstance(done[0].error, DecodingError)
     (again,) = batch.add(PREFIXES[2:3], [options])

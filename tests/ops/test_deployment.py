@@ -12,10 +12,18 @@ from service.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
+KUBERNETES = ROOT / "docker/kubernetes"
 VARIABLES = {f"SEMICAP_{name.upper()}" for name in Settings.model_fields}
 
 
-@pytest.mark.parametrize("file_name", ["docker-compose.yml", "docker/Dockerfile"])
+@pytest.mark.parametrize(
+    "file_name",
+    [
+        "docker-compose.yml",
+        "docker/Dockerfile",
+        *(f"docker/kubernetes/{path.name}" for path in KUBERNETES.glob("*.yaml")),
+    ],
+)
 def test_every_variable_is_a_setting(file_name: str) -> None:
     assert set(re.findall(r"\bSEMICAP_[A-Z_]+", (ROOT / file_name).read_text())) - VARIABLES == set()
 
@@ -49,10 +57,20 @@ def test_containers_run_without_rights_they_do_not_need() -> None:
 
 
 def test_ports_are_open_to_this_machine_only() -> None:
-    ports = [port for service in COMPOSE["services"].values() for port in service["ports"]]
+    ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
+    assert ports
     assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
 
 
 def test_container_gets_longer_to_stop_than_requests_get_to_finish() -> None:
-    grace_s = float(COMPOSE["services"]["api"]["stop_grace_period"].removesuffix("s"))
-    assert grace_s > Settings.model_fields["drain_s"].default
+    for name in ("api", "worker", "worker-gpu"):
+        grace_s = float(COMPOSE["services"][name]["stop_grace_period"].removesuffix("s"))
+        assert grace_s > Settings.model_fields["drain_s"].default
+
+
+@pytest.mark.parametrize("name", ["redis", "minio"])
+def test_broker_and_bucket_are_reached_by_containers_alone_and_with_a_password(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert "ports" not in service
+    assert service["user"].split(":")[0] != "0"
+    assert any("PASSWORD" in variable for variable in service["environment"])

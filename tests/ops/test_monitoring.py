@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from prometheus_client import CollectorRegistry
 from service.metrics import Metrics
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
+ALERTS_TEST = Path(__file__).with_name("alerts_test.yml")
+PROMTOOL = shutil.which("promtool")
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
 
 
@@ -60,11 +64,23 @@ def test_alert_says_how_bad_it_is_and_what_to_do(rule: dict[str, Any]) -> None:
     assert rule["annotations"]["description"]
 
 
-def test_prometheus_scrapes_the_api_under_the_job_name_that_the_queries_use() -> None:
+def test_each_alert_fires_when_it_should() -> None:
+    if PROMTOOL is None:
+        pytest.skip("there is no promtool; Debian has it in the package prometheus")
+    for verb, file in (("check", DOCKER / "alerts.yml"), ("test", ALERTS_TEST)):
+        ended = subprocess.run([PROMTOOL, verb, "rules", file], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_prometheus_scrapes_api_and_workers_under_the_job_name_that_the_queries_use() -> None:
     config = yaml.safe_load((DOCKER / "prometheus.yml").read_text())
     (scrape,) = config["scrape_configs"]
     assert config["rule_files"] == ["alerts.yml"]
     assert scrape["static_configs"] == [{"targets": ["api:8000"]}]
+    (workers,) = scrape["dns_sd_configs"]
+    services = yaml.safe_load((DOCKER.parent / "docker-compose.yml").read_text())["services"]
+    for name in workers["names"]:
+        assert services[name]["environment"]["SEMICAP_WORKER_METRICS_PORT"] == str(workers["port"])
     jobs = {job for _, expression in queries() for job in re.findall(r'job="(\w+)"', expression)}
     assert jobs == {scrape["job_name"]}
 

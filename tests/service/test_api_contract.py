@@ -92,7 +92,10 @@ def test_requests_that_do_not_fit_are_refused_as_documented(api: Api) -> None:
         for path, operations in reduced["paths"].items()
         for method, operation in operations.items()
         if "requestBody" not in operation
-        and all(parameter["in"] in ("path", "header") for parameter in operation.get("parameters", ()))
+        and all(
+            parameter["in"] in ("path", "header") and parameter["schema"].get("type") != "integer"
+            for parameter in operation.get("parameters", ())
+        )
     }
     assert unable == any_will_do
 

@@ -274,7 +274,8 @@ print(step)
 def test_publication_killed_before_any_of_its_writes_leaves_nothing_half(
     tmp_path: Path, checkpoints: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = [sys.executable, "-W", "ignore", "-c", _KILLED_WHILE_PUBLISHING, tmp_path, checkpoints[0]]
+    folders = [str(tmp_path), str(checkpoints[0])]
+    command = [sys.executable, "-W", "ignore", "-c", _KILLED_WHILE_PUBLISHING, *folders]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     num_files = sum(path.is_file() for path in checkpoints[0].rglob("*"))
     *killed, unharmed = range(int(ran.stdout))
@@ -297,6 +298,7 @@ def test_deletion_that_was_cut_short_is_ended_by_a_sweep_or_a_publication(
     def killed(self: ModelRegistry, id: str) -> None:
         raise KeyboardInterrupt
 
+    version = registry.publish(checkpoints[1], origin="imported")
     for mend in (registry.sweep, lambda: registry.publish(checkpoints[1], origin="imported")):
         version = registry.publish(checkpoints[1], origin="imported")
         with monkeypatch.context() as patch:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import GPT2Config
 
+from models.random_model import PRESETS, made_up_vocabulary
 from service.api.app import create_app
 from service.cli import main
 from service.jobs.store import ArtifactStore
@@ -117,13 +118,43 @@ def test_unknown_name_says_which_there_are(
     assert "there is no model 'nope'" in semicap("models", "show", "nope")[2]
 
 
+def test_random_model_captions_by_its_name_and_is_the_same_for_the_same_seed(
+    semicap: Semicap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create(name: str, seed: int) -> str:
+        status, out, _ = semicap("models", "create-random", name, "--preset", "small", "--seed", str(seed))
+        assert status == 0
+        return str(re.findall(rf"made {name}:([0-9a-f]{{12}});", out)[0])
+
+    assert create("one", 1) == create("again", 1) != create("other", 2)
+    photo = tmp_path / "cat.png"
+    photo.write_bytes(pictures.encoded(pictures.cat(), "PNG"))
+    monkeypatch.setenv("SEMICAP_CHECKPOINT", "one")
+    status, out, _ = semicap("caption", str(photo), "--json", "--min-tokens", "7", "--max-tokens", "7")
+    assert status == 0
+    assert '"num_tokens": 7' in out
+
+
+def test_random_model_of_another_vocabulary_needs_its_files(semicap: Semicap, tmp_path: Path) -> None:
+    status, _, err = semicap("models", "create-random", "x", "--gpt2-files", str(tmp_path))
+    assert status == 2
+    assert "has no vocab.json" in err
+
+
+def test_reference_preset_has_as_many_words_as_gpt2() -> None:
+    tokenizer = made_up_vocabulary(PRESETS["vit-b-32-gpt2"].merges)
+    assert tokenizer.vocab_size == 50257
+    text = "bako dimula"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
 def test_store_is_changed_directly_or_through_a_service_with_a_key(
     semicap: Semicap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed in (1, 2):
         checkpoint = tiny_checkpoint(tmp_path / str(seed), seed=seed)
         assert semicap("models", "import", str(checkpoint))[0] == 0
-    settings = read_settings(precision="fp32")
+    settings = read_settings()
     store = ArtifactStore.open(settings.store_location)
     registry = ModelRegistry(store, settings.model_cache)
     second, first = (one for one in registry.versions() if one.name == "tiny")
@@ -133,29 +164,29 @@ def test_store_is_changed_directly_or_through_a_service_with_a_key(
     monkeypatch.setenv("SEMICAP_API_KEY", secret)
     model = load_served_model(registry.folder(first), device="cpu", entry=first)
     with served(create_app(settings, model, registry=registry)) as address:
-
-        def ask(*arguments: str) -> str:
-            """What the command printed, without what the service logs in this process."""
-            status, out, err = semicap("models", *arguments, "--url", address)
-            lines = [line for line in out.splitlines() if "[info" not in line]
-            return "\n".join([*lines, *([err.strip()] if status else [])])
-
-        assert ask("alias", "museum", second.id) == f"museum means {second.id}"
-        assert ask("activate", "museum") == f"{second.id} is active"
-        remote = ask("list")
-        assert f"* {second.id}  imported" in remote
+        at = ("--url", address)
+        assert said(semicap("models", "alias", "museum", second.id, *at)[1]) == f"museum means {second.id}"
+        assert said(semicap("models", "activate", "museum", *at)[1]) == f"{second.id} is active"
+        remote, local = (semicap("models", "list", *one)[1] for one in (at, ()))
+        assert {line for line in local.splitlines() if "MB" in line} <= set(remote.splitlines())
+        assert f"* {second.id}" in remote
         assert "alias museum" in remote
-        here = semicap("models", "list")[1].splitlines()
-        assert [line for line in here if "[info" not in line] == remote.splitlines()
-        assert '"is_active": true' in ask("show", "museum")
-        assert ask("rollback") == f"{first.id} is active"
-        assert ask("delete", second.id).endswith("is what the alias 'museum' means: it cannot be deleted")
-        assert ask("alias", "museum", "--remove") == ""
-        assert ask("delete", second.id) == ""
+        assert '"is_active": true' in semicap("models", "show", "museum", *at)[1]
+        assert said(semicap("models", "rollback", *at)[1]) == f"{first.id} is active"
+        status, _, err = semicap("models", "delete", second.id, *at)
+        assert (status, len(err.splitlines())) == (2, 1)
+        assert "is what the alias 'museum' means: it cannot be deleted" in err
+        assert semicap("models", "alias", "museum", "--remove", *at)[0] == 0
+        assert semicap("models", "delete", second.id, *at)[0] == 0
         monkeypatch.delenv("SEMICAP_API_KEY")
-        assert "API key" in ask("rollback")
+        assert "API key" in semicap("models", "rollback", *at)[2]
     assert second.id not in semicap("models", "list")[1]
     assert semicap("models", "rollback")[1] == f"{shipped_version().id} is active\n"
     assert "nothing that was active before" in semicap("models", "rollback")[2]
     assert semicap("models", "delete", first.id)[0] == 0
     assert "name the MODEL" in semicap("models", "alias", "museum")[2]
+
+
+def said(out: str) -> str:
+    """The command's own line: the service, in the same process here, logs to the same place."""
+    return out.splitlines()[-1]

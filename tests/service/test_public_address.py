@@ -28,14 +28,12 @@ def test_address_that_is_not_public_may_not(address: str) -> None:
 
 
 def test_host_with_one_private_address_among_public_ones_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def look_up(host: str) -> list[str]:
-        async def getaddrinfo(*_: object, **__: object) -> list[tuple[object, ...]]:
-            found = {"mixed.test": ["8.8.8.8", "10.0.0.1"], "public.test": ["8.8.8.8", "8.8.8.8"]}[host]
-            return [(0, 0, 0, "", (address, 443)) for address in found]
+    found = {"mixed.test": ["8.8.8.8", "10.0.0.1"], "public.test": ["8.8.8.8", "8.8.8.8"]}
 
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
-        return await resolve_public(host, 443)
+    def getaddrinfo(host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(0, 0, 0, "", (address, 443)) for address in found[host]]
 
-    assert asyncio.run(look_up("public.test")) == ["8.8.8.8"]
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+    assert asyncio.run(resolve_public("public.test", 443)) == ["8.8.8.8"]
     with pytest.raises(NoPublicAddressError):
-        asyncio.run(look_up("mixed.test"))
+        asyncio.run(resolve_public("mixed.test", 443))

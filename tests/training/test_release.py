@@ -127,7 +127,7 @@ def test_make_default_model_replaces_the_old_model_or_leaves_it(tmp_path: Path, 
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("#!/bin/sh\n")
     (tmp_path / ".venv/bin/semicap").chmod(0o755)
-    default, made = tmp_path / "models/pretrained/default", tmp_path / "runs/default/6-release/model"
+    default, made = tmp_path / "models/pretrained/default", tmp_path / "runs/default/9-release/model"
     default.mkdir(parents=True)
     (default / "README.md").write_text("old")
     if is_released:

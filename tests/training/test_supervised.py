@@ -164,3 +164,13 @@ def _greedy_captions(captioner: Captioner, places: Places) -> list[str]:
     )
     options = GenerationOptions(strategy="greedy", max_tokens=12)
     return write_captions(captioner, features, options, rows=torch.tensor(rows).numpy(), batch_size=8)
+
+
+def test_self_critical_cider_makes_peoples_captions_likelier(places: Places) -> None:
+    start = _config(loop={"epochs": 40})
+    run_supervised(start, replace(places, out=places.run("first")), Problems(), resume=False)
+    config = _config(init="first/model", captioning=0.0, cider=1.0, optim={"lr": 5e-3}, loop={"epochs": 100})
+    run_supervised(config, places, Problems(), resume=False)
+    log = [json.loads(line) for line in (places.out / "log.jsonl").read_text().splitlines()]
+    earned = [-line["cider"] for line in log if "cider" in line]
+    assert sum(earned[-5:]) > 1.2 * sum(earned[:5])

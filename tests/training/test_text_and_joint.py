@@ -143,6 +143,24 @@ def test_broken_run_resumes_to_the_same_weights(
         torch.testing.assert_close(actual[name], value, rtol=0, atol=1e-6)
 
 
+def test_captions_alone_are_replayed_beside_the_photos(joint_places: Places) -> None:
+    config = _config(
+        JointConfig,
+        JOINT,
+        data={"text": ["text.jsonl"]},
+        text={"weight": 0.5, "groups": 8},
+        loop={"epochs": 8},
+    )
+    run_joint(config, joint_places, Problems(), resume=False)
+    log = _log(joint_places.out)
+    assert log[-1]["text_captioning"] < log[0]["text_captioning"]
+
+
+def test_replay_of_captions_needs_captions() -> None:
+    with pytest.raises(TrainingConfigError, match=r"data\.text names no captions"):
+        _config(JointConfig, JOINT, text={"weight": 1.0})
+
+
 def test_unreadable_photo_is_left_out_and_named(joint_places: Places) -> None:
     (joint_places.data / "photos" / "red.png").write_text("no picture")
     problems = Problems()

@@ -72,6 +72,13 @@ def test_repetition_term_stops_repeating(places: Places, estimator: str) -> None
     assert _mean(repeated[-5:]) < 0.3 * _mean(repeated[:3])
 
 
+def test_replayed_photos_can_be_rewarded_for_agreeing_with_people(places: Places) -> None:
+    reward = {"replay": 0.0, "replay_cider": 1.0, "similarity": 0.0}
+    config = _config(data={"labelled": ["photos"]}, reward=reward)
+    run_unsupervised(config, places, Problems(), resume=False)
+    assert _mean(_logged(places.out, "replay_cider")[-5:]) < _mean(_logged(places.out, "replay_cider")[:3])
+
+
 def test_replay_keeps_learning_the_labelled_pairs(places: Places) -> None:
     config = _config(data={"labelled": ["photos"]}, reward={"replay": 1.0, "similarity": 0.1})
     run_unsupervised(config, places, Problems(), resume=False)

@@ -74,7 +74,8 @@ class OllamaChatRequest(_Request):
     """A request to /api/chat. What the messages say is ignored."""
 
     messages: list[OllamaMessage] = Field(
-        default_factory=list, description="The images of the last message that has any are captioned."
+        default_factory=list,
+        description="The images since the last answer are captioned, else of the last message with any.",
     )
 
     @property
@@ -85,7 +86,12 @@ class OllamaChatRequest(_Request):
     @property
     def json_images(self) -> list[JsonImage]:
         """Raises NoImageError."""
-        return _json_images(next((one.images for one in reversed(self.messages) if one.images), None))
+        with_images = [number for number, one in enumerate(self.messages) if one.images]
+        answers = [number for number, one in enumerate(self.messages) if one.role == "assistant"]
+        # LLM Vision of Home Assistant puts each image into a message of its own.
+        last_turn = [number for number in with_images if number > max(answers, default=-1)]
+        wanted = last_turn or with_images[-1:]
+        return _json_images([image for number in wanted for image in self.messages[number].images or ()])
 
 
 class _Answer(BaseModel):
@@ -178,7 +184,8 @@ def _json_images(images: list[str] | None) -> list[JsonImage]:
 
 
 def _ns(seconds: float) -> int:
-    return round(seconds * 1e9)
+    """At least 1: clients divide by it, and a caption that was known already took no time."""
+    return max(1, round(seconds * 1e9))
 
 
 def _now() -> str:

@@ -13,10 +13,12 @@ from service.api.adapters.replies import Piece, Reply, ReplyStream
 from service.api.live import sent_event
 from service.api.schemas import JsonImage
 from service.engine.options import CaptionOptions
-from service.errors import NoImageError, ServiceError
+from service.errors import ServiceError
 from service.problems import problem_of
 
 MAX_CHOICES = 16
+
+_REFUSAL = "No message has an image; this service captions photos and answers nothing else."
 
 
 class _Open(BaseModel):
@@ -57,13 +59,13 @@ class ChatRequest(_Open):
 
     @property
     def images(self) -> list[JsonImage]:
-        """Of the last message that has any; raises NoImageError."""
+        """Of the last message that has any; empty where there is only text."""
         for message in reversed(self.messages):
             parts = message.content if isinstance(message.content, list) else []
             addresses = [_address(part.image_url) for part in parts if part.image_url]
             if addresses:
                 return [_image_at(address) for address in addresses]
-        raise NoImageError("no message has an image; this service captions photos and answers nothing else")
+        return []
 
     @property
     def options(self) -> CaptionOptions:
@@ -84,7 +86,7 @@ class ChatRequest(_Open):
 class AssistantMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str
-    refusal: None = None
+    refusal: str | None = Field(None, description="Why there is no caption: no message has an image.")
 
 
 class CompletionChoice(BaseModel):
@@ -126,6 +128,29 @@ def completion_of(reply: Reply, *, model: str) -> ChatCompletion:
         ],
         usage=_usage(reply),
     )
+
+
+def refusal(*, model: str) -> ChatCompletion:
+    """The answer to a chat without an image.
+
+    Not an error: LLM Vision of Home Assistant says "Hi" before it takes a service, and asks for titles later.
+    And no words in `content`, which programs keep as a caption.
+    """
+    message = AssistantMessage(content="", refusal=_REFUSAL)
+    return ChatCompletion(
+        **_head(model),
+        choices=[CompletionChoice(index=0, message=message, finish_reason="stop")],
+        usage=Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0),
+    )
+
+
+async def refusal_chunks(*, model: str) -> AsyncIterator[str]:
+    """The same as server-sent events."""
+    head = {**_head(model), "object": "chat.completion.chunk"}
+    said = {"role": "assistant", "content": "", "refusal": _REFUSAL}
+    yield sent_event({**head, "choices": [_delta(0, said, None)]})
+    yield sent_event({**head, "choices": [_delta(0, {}, "stop")]})
+    yield sent_event("[DONE]")
 
 
 async def completion_chunks(stream: ReplyStream, *, model: str, wants_usage: bool) -> AsyncIterator[str]:

@@ -18,6 +18,7 @@ async def live() -> Health:
     return Health()
 
 
+@router.get("/health", include_in_schema=False)  # what Altbot and others look for
 @router.get(
     "/health/ready",
     summary="Whether captions can be asked for",

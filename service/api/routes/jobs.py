@@ -12,6 +12,7 @@ from service.api.job_schemas import CaptionJobRequest, JobInfo, JobList, RetryIn
 from service.api.responses import problem_responses
 from service.errors import (
     BrokerUnavailableError,
+    BucketNotAllowedError,
     DatasetNotFoundError,
     FolderNotAllowedError,
     IdempotencyKeyReusedError,
@@ -27,11 +28,9 @@ from service.errors import (
     UnknownOptionError,
 )
 from service.jobs.failures import worth_retrying
-from service.jobs.outputs import captioned, errors, json_lines
+from service.jobs.outputs import JSON_LINES, errors, json_lines
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-
-JSON_LINES = "application/x-ndjson"
 
 _FOUND = problem_responses(JobNotFoundError, StoreUnavailableError, BrokerUnavailableError)
 _LINES: dict[int | str, dict[str, Any]] = {
@@ -42,10 +41,11 @@ _LINES: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/captions",
     status_code=202,
-    summary="Caption a dataset or a folder of the server",
+    summary="Caption a dataset, a folder of the server or a bucket",
     responses=problem_responses(
         DatasetNotFoundError,
         FolderNotAllowedError,
+        BucketNotAllowedError,
         ModelNotFoundError,
         InvalidDatasetError,
         InvalidRequestError,
@@ -86,7 +86,7 @@ def list_jobs(
 ) -> JobList:
     newest_first = [one for one in reversed(jobs.archive.ids()) if cursor is None or one < cursor]
     page = newest_first[:limit]
-    data = [job_info(status) for status in jobs.statuses(page)]
+    data = [job_info(status, with_curve=False) for status in jobs.statuses(page)]
     return JobList(data=data, next_cursor=page[-1] if len(newest_first) > limit else None)
 
 
@@ -104,6 +104,27 @@ def get_job(job: str, jobs: UseJobs) -> JobInfo:
 def cancel_job(job: str, jobs: UseJobs) -> JobInfo:
     """Takes effect within a batch; what is captioned stays, and a retry does the rest."""
     return job_info(jobs.parts.jobs.cancel(job))
+
+
+@router.post(
+    "/{job}/pause",
+    status_code=202,
+    summary="Let a job rest",
+    responses=_FOUND | problem_responses(JobStateError),
+)
+def pause_job(job: str, jobs: UseJobs) -> JobInfo:
+    """Takes effect within a batch; what is captioned stays, also over restarts, until it is resumed."""
+    return job_info(jobs.parts.jobs.pause(job))
+
+
+@router.post(
+    "/{job}/resume",
+    status_code=202,
+    summary="Go on with a paused job",
+    responses=_FOUND | problem_responses(JobStateError),
+)
+def resume_job(job: str, jobs: UseJobs) -> JobInfo:
+    return job_info(jobs.parts.jobs.resume(job))
 
 
 @router.post(
@@ -147,8 +168,7 @@ def job_results(
     """One line for each captioned photo, also while the job runs."""
     if output != "jsonl":
         return jobs.output_response(job, output)
-    lines = json_lines(captioned(jobs.parts.jobs.results(job)))
-    return StreamingResponse(lines, media_type=JSON_LINES)
+    return jobs.lines_response(job)
 
 
 @router.get(

@@ -8,7 +8,14 @@ from starlette.responses import Response
 from service.api.adapters.client_options import check_client_model
 from service.api.adapters.documented import error_responses, json_body, streamed_response
 from service.api.adapters.error_shapes import openai_error
-from service.api.adapters.openai import ChatCompletion, ChatRequest, completion_chunks, completion_of
+from service.api.adapters.openai import (
+    ChatCompletion,
+    ChatRequest,
+    completion_chunks,
+    completion_of,
+    refusal,
+    refusal_chunks,
+)
 from service.api.adapters.replies import open_reply, reply_of
 from service.api.dependencies import UseParts
 from service.api.exchange import exchange
@@ -30,13 +37,18 @@ async def create_chat_completion(request: Request, parts: UseParts) -> ChatCompl
 
     What the messages say is ignored: this service does not follow instructions. Fields with the names of
     caption options are honoured (`extra_body` in OpenAI's client), others ignored; `temperature` matters with
-    `strategy: sample` only.
+    `strategy: sample` only. A chat without an image is answered by a `refusal` and no content.
     """
     with exchange(request, parts) as talk:
         asked = await talk.read(partial(read_json, model=ChatRequest))
-        images, options = await json_images(request, asked.images, parts.input_limits), asked.options
-        model = talk.bind(len(images))
+        options, wanted = asked.options, asked.images
+        images = await json_images(request, wanted, parts.input_limits) if wanted else []
+        model = talk.bind(max(1, len(images)))
         check_client_model(model, asked.model)
+        if not wanted and asked.stream:
+            return LiveResponse(refusal_chunks(model=model.id), media_type=EVENT_STREAM)
+        if not wanted:
+            return refusal(model=model.id)
         if not asked.stream:
             return completion_of(reply_of(await talk.captions(images, options)), model=model.id)
         reply = await open_reply(talk, images, options)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image
 
 from service.engine.engine import Engine, EngineSettings
 from service.errors import BrokenImageError, PhotoLostError
-from service.jobs.chunks import Captions, ChunkLimits, ChunkRunner
+from service.jobs.chunks import Captions, ChunkLimits, ChunkRunner, Embeddings
 from service.jobs.datasets import Datasets
 from service.jobs.documents import Dataset, Item, ItemResult
 from service.jobs.failures import failed_result
@@ -32,6 +33,16 @@ MAX_BYTES = 1024 * 1024
 MODEL = {"name": "fake", "version": "1"}
 
 
+@dataclass(frozen=True)
+class OneModel:
+    """One version, whatever a job asks for."""
+
+    loaded: Loaded
+
+    def serve(self, wanted: str | None) -> Loaded:
+        return self.loaded
+
+
 class FakeCaptions:
     """Reads and opens every photo as the real one does; its caption names the photo's size.
 
@@ -45,7 +56,7 @@ class FakeCaptions:
         datasets: Datasets,
         *,
         item_s: float = 0.0,
-        on_item: Callable[[int], None] = lambda number: None,
+        on_item: Callable[[int], object] = lambda number: None,
     ) -> None:
         self._datasets = datasets
         self._item_s = item_s
@@ -53,7 +64,12 @@ class FakeCaptions:
         self.done: list[int] = []
 
     def caption(
-        self, dataset: Dataset, items: Iterator[tuple[int, Item]], options: dict[str, Any]
+        self,
+        dataset: Dataset,
+        items: Iterator[tuple[int, Item]],
+        options: dict[str, Any],
+        *,
+        embeddings: Embeddings | None = None,
     ) -> Generator[ItemResult, None, None]:
         for number, item in items:
             self._on_item(number)

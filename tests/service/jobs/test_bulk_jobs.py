@@ -8,7 +8,7 @@ import pytest
 from service.errors import JobStateError
 from service.jobs.chunks import CAREFUL_AFTER, GIVE_UP_AFTER
 from service.jobs.datasets import image_key
-from service.jobs.documents import CaptionJob, ItemResult
+from service.jobs.documents import CaptionJob, ItemResult, chunk_items_for
 from service.jobs.failures import worth_retrying
 from service.jobs.outputs import captioned, errors
 from service.jobs.parts import JobParts
@@ -91,6 +91,45 @@ def test_cancel_stops_within_a_batch_and_a_retry_does_the_rest(parts: JobParts) 
     assert retried == 40 - status.counts.done
     assert items(parts, job) == list(range(40))
     assert len(rest.captions.done) == retried
+
+
+def test_paused_job_rests_whatever_is_lost_until_it_is_resumed(
+    parts: JobParts, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.jobs.LOST_AFTER_S", 0.0)
+    monkeypatch.setattr("service.jobs.chunks.CHECK_S", 0.0)
+    job = job_on(uploaded(parts, 40), chunk_items=20)
+    worker = InlineWorker(
+        parts, FakeCaptions(parts.datasets, on_item=lambda n: n == 3 and parts.jobs.pause(job.id))
+    )
+    parts.jobs.submit(job)
+    worker.do_all()
+    assert (parts.jobs.status(job.id).state, worker.captions.done) == ("paused", [0, 1, 2, 3])
+    broker.flush()
+    for _ in range(2):
+        parts.keeper.look()
+        worker.do_all()
+    status = parts.jobs.status(job.id)
+    assert (status.state, status.counts.done, status.images_per_s) == ("paused", 4, None)
+    assert parts.jobs.resume(job.id).state == "running"
+    rest = InlineWorker(parts)
+    rest.do_all()
+    assert sorted(rest.captions.done) == list(range(4, 40))
+    assert parts.jobs.status(job.id).state == "succeeded"
+    with pytest.raises(JobStateError, match="succeeded; there is nothing to pause"):
+        parts.jobs.pause(job.id)
+
+
+def test_paused_job_can_be_canceled(parts: JobParts) -> None:
+    job = job_on(uploaded(parts, 20))
+    parts.jobs.submit(job)
+    parts.jobs.pause(job.id)
+    parts.jobs.cancel(job.id)
+    with pytest.raises(JobStateError, match="being canceled"):
+        parts.jobs.resume(job.id)
+    worker = InlineWorker(parts)
+    worker.do_all()
+    assert (parts.jobs.status(job.id).state, worker.captions.done) == ("canceled", [])
 
 
 def test_chunk_given_back_keeps_what_is_done(parts: JobParts) -> None:
@@ -219,3 +258,8 @@ def test_photo_that_the_store_has_lost_is_an_error_line_that_a_retry_runs(parts:
     _, retried = parts.jobs.retry(job.id, may_succeed=worth_retrying(parts.datasets, job))
     InlineWorker(parts).do_all()
     assert (retried, outcomes(parts, job)) == (1, {"captioned": 5})
+
+
+@pytest.mark.parametrize(("num_items", "expected"), [(5, 128), (8_192, 128), (30_000, 468), (10**6, 1024)])
+def test_large_jobs_have_large_chunks_and_still_enough_to_share(num_items: int, expected: int) -> None:
+    assert chunk_items_for(num_items, least=128) == expected

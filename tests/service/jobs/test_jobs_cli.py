@@ -11,14 +11,17 @@ import structlog
 
 from service.api.app import create_app
 from service.cli import main
+from service.jobs.documents import ModelMade, TrainingRecord
 from service.jobs.parts import JobParts
 from service.jobs.tar_stream import tar_of
+from service.model_registry import ModelRegistry
 from service.registry import ServedModel
 from service.settings import Settings
 from tests.browser.served import served
 from tests.service.jobs.broker import RunningBroker
 from tests.service.jobs.conftest import photo, photo_folder
 from tests.service.jobs.fakes import InlineWorker
+from tests.service.jobs.trained import train
 
 Semicap = Callable[..., tuple[int, str, str]]
 
@@ -134,3 +137,33 @@ def test_recover_rebuilds_what_the_broker_lost(
     assert f"{job}: rebuilt" in out or json.loads(semicap("status", job)[1])["state"] == "queued"
     worker.do_all()
     assert json.loads(semicap("status", job)[1])["state"] == "succeeded"
+
+
+def test_photos_and_labelled_ones_are_sent_for_fine_tuning_and_the_curve_is_told(
+    semicap: Semicap, worker: InlineWorker, settings: Settings, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    parts = JobParts.build(settings)
+    base = ModelRegistry(parts.store, tmp_path / "cache").publish(tiny_checkpoint, origin="imported")
+    photos = photo_folder(tmp_path / "photos", good=50)
+    labelled = photo_folder(tmp_path / "labelled", good=2)
+    (labelled / "metadata.jsonl").write_text('{"file_name": "0000.jpg", "text": "a dog"}\n')
+    asked = ("--base", base.version, "--replay", str(labelled), "--setting", "steps=20", "--auto-activate")
+    status, out, err = semicap("submit", "finetune", str(photos), *asked)
+    assert status == 0, err
+    job = json.loads(semicap("status", out.strip())[1])
+    assert (job["kind"], job["base"], job["settings"]["steps"], job["auto_activate"]) == (
+        "finetune", base.id, 20, True,
+    )  # fmt: skip
+    assert job["replay_dataset"] != job["dataset"]
+
+    curve = ({"step": 20, "loss": 0.4, "clip_similarity": 0.61, "second_similarity": 0.47},)
+    gate = {"passed": False, "checks": [], "reason": "refused: Repetition 65.30 (before 1.00, at most 3.00)"}
+    made = ModelMade(id="tiny:abc", gate=gate)
+    train(parts, job["id"], TrainingRecord(attempt=1, step=20, steps=20, curve=curve, model=made))
+    worker.do_all()
+    status, _, err = semicap("status", job["id"], "--watch")
+    assert status == 0
+    assert "step 20: loss 0.400, similarity 0.610, by the second scorer 0.470" in err
+    assert "succeeded: tiny:abc; gate refused: Repetition 65.30" in err
+    assert semicap("submit", "finetune", str(photos), "--setting", "step=20")[0] == 2
+    parts.close()

@@ -147,6 +147,16 @@ def test_upload_beyond_a_limit_is_refused_whole(store: ArtifactStore) -> None:
     assert store.keys("datasets") == []
 
 
+def test_zip_with_too_long_a_list_of_members_is_refused_before_it_is_read(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.uploads.MAX_DIRECTORY_BYTES", 2000)
+    names = [f"{number:060d}.jpg" for number in range(30)]
+    with pytest.raises(InvalidDatasetError, match="list of members has more than 2000 bytes"):
+        ingested(store, ("c.zip", zipped(*((name, photo()) for name in names))))
+    assert ingested(store, ("c.zip", zipped(*((name, photo()) for name in names[:15])))).num_items == 15
+
+
 @pytest.mark.parametrize("cut", [60, 600])
 def test_damaged_archive_says_so(store: ArtifactStore, cut: int) -> None:
     whole = zipped(*((f"{number}.jpg", photo(number)) for number in range(5)))

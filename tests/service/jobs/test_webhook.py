@@ -84,8 +84,21 @@ def test_webhook_to_this_machine_is_not_sent_unless_allowed(parts: JobParts, tar
     for url in (f"http://127.0.0.1:{target.server_port}/", f"https://localhost:{target.server_port}/"):
         job = ended_job(parts, url)
         WebhookSender(parts.jobs, secret=SECRET, private_allowed=False).run(job.id)
-        assert "not a public https address" in parts.jobs.archive.delivery(job.id, 1).answer
+        assert "public https addresses only" in parts.jobs.archive.delivery(job.id, 1).answer
     assert target.taken == []
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "168.63.129.16"])
+def test_webhook_goes_by_the_address_rules_of_image_urls(
+    parts: JobParts, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    def getaddrinfo(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(0, 0, 0, "", (one, 443)) for one in ("8.8.8.8", address)]
+
+    job = ended_job(parts, "https://two.test/hook")
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+    WebhookSender(parts.jobs, secret=SECRET, private_allowed=False).run(job.id)
+    assert "has no public address" in parts.jobs.archive.delivery(job.id, 1).answer
 
 
 def test_webhook_that_nobody_takes_is_given_up(parts: JobParts) -> None:

@@ -1,0 +1,64 @@
+"""From the service's settings and a job to what a run is told."""
+
+from pathlib import Path
+
+import models
+from service.errors import CommandError
+from service.finetuning.gate_limits import GateLimits
+from service.finetuning.task import Task
+from service.jobs.documents import FinetuneJob
+from service.settings import Settings
+
+SHIPPED_SECOND_SCORER = Path(models.__file__).parent / "pretrained" / "second-scorer"
+
+
+def task_of(job: FinetuneJob, *, settings: Settings) -> Task:
+    """What the process of a job's run is told."""
+    scorer = second_scorer_of(settings)
+    return Task(
+        job=job.id,
+        store=settings.store_location,
+        dataset=job.dataset,
+        replay_dataset=job.replay_dataset,
+        base=job.base,
+        models_cache=str(settings.model_cache.resolve()),
+        auto_activate=job.auto_activate,
+        second_scorer=str(scorer) if scorer else None,
+        settings=job.settings,
+        gate=gate_limits_of(settings),
+        device=settings.device,
+        threads=settings.finetune_threads,
+        decode_threads=settings.decode_threads,
+        max_image_bytes=settings.max_image_bytes,
+        max_image_pixels=settings.max_image_pixels,
+        save_every_minutes=settings.finetune_save_minutes,
+    )
+
+
+def second_scorer_of(settings: Settings) -> Path | None:
+    """The CLIP folder that judges: the one that is set, else the one that comes along, where there is one.
+
+    Raises:
+        CommandError: there is none where it is set to be.
+    """
+    if settings.second_scorer is None:
+        return SHIPPED_SECOND_SCORER if SHIPPED_SECOND_SCORER.is_dir() else None
+    folder = settings.second_scorer.resolve()
+    if not (folder / "open_clip_config.json").is_file():
+        raise CommandError(
+            f"SEMICAP_SECOND_SCORER is {folder}, which holds no open_clip_config.json; "
+            "training/recipes/second-scorer makes such a folder"
+        )
+    return folder
+
+
+def gate_limits_of(settings: Settings) -> GateLimits:
+    """The gate's limits as the operator has set them."""
+    return GateLimits(
+        score_percent=settings.gate_score_percent,
+        recall_points=settings.gate_recall_points,
+        distinct_points=settings.gate_distinct_points,
+        repetition_points=settings.gate_repetition_points,
+        length_percent=settings.gate_length_percent,
+        cider_percent=settings.gate_cider_percent,
+    )

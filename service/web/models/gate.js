@@ -1,0 +1,43 @@
+/** A gate's verdict on a new version: each guarded figure before and after. */
+
+import { asSentence, create } from '../dom.js';
+
+/** @typedef {import('./models.js').Gate} Gate */
+
+const COLUMNS = ['Figure', 'Before', 'After', 'Limit', ''];
+
+/** @param {Gate} gate */
+export function gateElement({ passed, checks, reason }) {
+  const verdict = create('p', { className: `verdict ${passed ? 'is-passed' : 'is-refused'}` });
+  verdict.append(create('strong', { textContent: passed ? 'Passed its gate' : 'Refused by its gate' }));
+  if (reason) verdict.append(` ${asSentence(reason)}`);
+  const scroll = create('div', { className: 'table-scroll', tabIndex: 0 }, table(checks));
+  scroll.setAttribute('role', 'region');
+  scroll.setAttribute('aria-label', 'Figures of the gate');
+  return create('div', { className: 'gate' }, verdict, ...(checks.length > 0 ? [scroll] : []));
+}
+
+/** @param {Gate['checks']} checks */
+function table(checks) {
+  const head = create('tr', {}, ...COLUMNS.map(headCell));
+  const rows = checks.map(({ name, before, after, limit, passed }) =>
+    create(
+      'tr',
+      { className: passed ? '' : 'is-refused' },
+      create('th', { scope: 'row', textContent: name.replaceAll('_', ' ') }),
+      ...[before, after, limit].map((value) => create('td', { textContent: number(value) })),
+      create('td', { textContent: passed ? 'passed' : 'refused' }),
+    ),
+  );
+  return create('table', { className: 'figures-table' }, create('thead', {}, head), create('tbody', {}, ...rows));
+}
+
+/** @param {string} text */
+function headCell(text) {
+  return text ? create('th', { scope: 'col', textContent: text }) : create('td');
+}
+
+/** @param {number | null | undefined} value */
+function number(value) {
+  return typeof value === 'number' ? value.toLocaleString(undefined, { maximumSignificantDigits: 4 }) : '–';
+}

@@ -1,0 +1,77 @@
+/** The views of the page: one is shown at a time, and the address says which. */
+
+import { byId } from './dom.js';
+
+/**
+ * @typedef {object} View
+ * @property {string} title in the window's title
+ * @property {boolean} [hasOptions] whether caption options matter in it
+ * @property {(id: string) => void} [enter] is called when it is shown, with what the address names below it
+ * @property {() => void} [leave]
+ */
+
+/** Views that the navigation lists as a part of another one. */
+const PARENTS = { job: 'jobs' };
+
+let current = '';
+
+/** The name of the view that is shown. */
+export function currentView() {
+  return current;
+}
+
+/**
+ * Shows the view of the address, now and whenever the address changes.
+ *
+ * @param {Record<string, View>} views
+ */
+export function openViews(views) {
+  const follow = (/** @type {boolean} */ takesFocus) => {
+    const [name, id] = placeOf(location.hash);
+    if (name in views) show(views, name, { id, takesFocus });
+  };
+  addEventListener('hashchange', () => follow(true));
+  follow(false);
+}
+
+/**
+ * @param {string} hash
+ * @returns {[string, string]} the view's name, and what is shown in it
+ */
+function placeOf(hash) {
+  const [name, id = ''] = hash.slice(1).split('/');
+  if (name === '' || (current === '' && name === 'main')) return ['photos', ''];
+  return name === 'jobs' && id ? ['job', decodeURIComponent(id)] : [name, id];
+}
+
+/**
+ * @param {Record<string, View>} views
+ * @param {string} name
+ * @param {{id: string, takesFocus: boolean}} how
+ */
+function show(views, name, { id, takesFocus }) {
+  views[current]?.leave?.();
+  current = name;
+  const { title, hasOptions = false, enter } = views[name];
+  document.title = `${title} · semicap`;
+  byId('options').hidden = !hasOptions;
+  for (const one of Object.keys(views)) byId(`view-${one}`).hidden = one !== name;
+  markLinks(PARENTS[/** @type {keyof typeof PARENTS} */ (name)] ?? name);
+  if (takesFocus) focusOn(byId(`view-${name}`));
+  enter?.(id);
+}
+
+/** @param {string} name */
+function markLinks(name) {
+  for (const link of document.querySelectorAll('.views a')) {
+    if (link instanceof HTMLElement && link.dataset.view === name) link.setAttribute('aria-current', 'page');
+    else link.removeAttribute('aria-current');
+  }
+}
+
+/** @param {HTMLElement} view */
+function focusOn(view) {
+  scrollTo(0, 0);
+  const heading = /** @type {HTMLElement | null} */ (view.querySelector('[tabindex="-1"]'));
+  (heading ?? byId('main')).focus({ preventScroll: true });
+}

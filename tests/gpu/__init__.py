@@ -1,0 +1,1 @@
+"""Tests that need a CUDA device; skipped with the reason where there is none."""

@@ -1,0 +1,71 @@
+"""A thousand photos, forty of them broken in every way there is, through the engine."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from service.engine.engine import Engine
+from service.engine.settings import EngineSettings
+from service.images import ImageLimits
+from service.jobs.captioner import ItemCaptioner
+from service.jobs.failures import worth_retrying
+from service.jobs.outputs import captioned, errors
+from service.jobs.parts import JobParts
+from service.registry import ServedModel
+from service.serving import Loaded
+from tests.service.jobs.conftest import dataset_of, job_on, photo, photo_folder
+from tests.service.jobs.fakes import InlineWorker, OneModel
+
+GOOD, REPAIRED = 960, 10
+
+
+@pytest.mark.slow
+def test_forty_broken_among_a_thousand_are_forty_error_lines_and_a_retry_runs_the_repaired(
+    parts: JobParts, tiny_model: ServedModel, tmp_path: Path
+) -> None:
+    folder = photo_folder(tmp_path / "photos", good=GOOD)
+    broken = {
+        "empty": b"",
+        "text": b"this is no photo",
+        "half": photo()[: len(photo()) // 2],
+        "header": photo()[:20],
+    }
+    names = [f"{GOOD + number:04d}-{kind}.jpg" for number, kind in enumerate([*broken] * 9)]
+    for name in names:
+        (folder / name).write_bytes(broken[name.split("-")[1].removesuffix(".jpg")])
+    for number in range(4):
+        names.append(f"{GOOD + 36 + number:04d}-large.png")
+        Image.new("1", (1001, 1000)).save(folder / names[-1])
+    job = job_on(dataset_of(parts, folder), chunk_items=128, options={"strategy": "greedy", "max_tokens": 2})
+    parts.jobs.submit(job)
+    engine = Engine(tiny_model.captioner, settings=EngineSettings(precision="fp32"))
+    engine.start()
+    try:
+        limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
+        captioner = ItemCaptioner(
+            OneModel(Loaded(tiny_model, engine)), parts.datasets, limits=limits, decode_threads=2
+        )
+        worker = InlineWorker(parts, captioner=captioner, save_s=3)
+        worker.do_all()
+        status = parts.jobs.status(job.id)
+        assert (status.state, status.counts.done, status.counts.failed) == ("succeeded", GOOD, 40)
+        lines = list(errors(parts.jobs.results(job.id)))
+        assert [line["file_name"] for line in lines] == sorted(names)
+        assert {line["error"]["type"].rpartition(":")[2] for line in lines} == {
+            "broken-image",
+            "unsupported-image-format",
+            "image-too-large",
+        }
+        assert all(len(line["error"]["detail"]) > 10 for line in lines)
+
+        for name in names[:REPAIRED]:
+            (folder / name).write_bytes(photo(7))
+        _, retried = parts.jobs.retry(job.id, may_succeed=worth_retrying(parts.datasets, job))
+        worker.do_all()
+    finally:
+        engine.stop(drain_s=0)
+    status = parts.jobs.status(job.id)
+    assert retried == REPAIRED
+    assert (status.counts.done, status.counts.failed) == (GOOD + REPAIRED, 40 - REPAIRED)
+    assert len(list(captioned(parts.jobs.results(job.id)))) == GOOD + REPAIRED
