@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import Page, Request, Route, expect
@@ -211,7 +212,8 @@ def test_finetune_shows_its_curves_then_the_verdict(
 
 
 def test_service_without_finetuning_offers_none(page: Page, address: str) -> None:
-    described = page.request.get(f"{address}/openapi.json").json()
+    with urlopen(f"{address}/openapi.json") as response:
+        described = json.load(response)
     described["paths"].pop("/v1/jobs/finetunes", None)
     page.route("**/openapi.json", lambda route: answer(route, described))
     with page.expect_response("**/openapi.json"):

@@ -36,7 +36,9 @@ VARYING = {"id", "created", "created_at", "modified_at", "timing", "semicap"} | 
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     registry = ModelRegistry(ArtifactStore(MemoryStore()), tmp_path_factory.mktemp("cache"))
     model = load_served_model(None, device="cpu")
-    with TestClient(create_app(Settings(precision="fp32"), model, registry=registry)) as client:
+    with TestClient(
+        create_app(Settings(precision="fp32", repeated_images=0), model, registry=registry)
+    ) as client:
         yield client
 
 

@@ -110,6 +110,7 @@ def test_versions_change_under_load_on_two_replicas(tmp_path: Path, apis: list[A
     for version in versions:
         apis[0].ask("POST", f"/v1/models/{version.id}/activate")
         expected[version.version] = [_answer(apis[0], photo)[2] for photo in photos]
+    wait_for(lambda: all(api.active() == versions[1].id for api in apis), "a replica does not follow")
     ended = threading.Event()
 
     def ask(number: int) -> list[tuple[int, bool, str]]:
@@ -124,7 +125,6 @@ def test_versions_change_under_load_on_two_replicas(tmp_path: Path, apis: list[A
     with ThreadPoolExecutor(CLIENTS) as clients:
         running = [clients.submit(ask, number) for number in range(CLIENTS)]
         try:
-            wait_for(lambda: all(api.active() == versions[1].id for api in apis), "a replica does not follow")
             for path in (f"{versions[0].id}/activate", "rollback") * 2:
                 status, model = apis[0].ask("POST", f"/v1/models/{path}")
                 assert status == 200, model

@@ -38,7 +38,7 @@ def test_twenty_photos_one_by_one_equal_twenty_in_one_request(
 def test_sixteen_clients_at_once_equal_one_client(
     make_client: MakeClient, photos: list[bytes], query: str
 ) -> None:
-    client = make_client()
+    client = make_client(repeated_images=0)
     alone = [caption(client, photo, query) for photo in photos]
     before = batches_above_one(client)
     with ThreadPoolExecutor(16) as clients:

@@ -43,7 +43,7 @@ def test_caption_has_a_flag_for_every_option(semicap: Semicap) -> None:
         (("caption", "/", "--num-beam", "3"), {}, "--num-beams"),
         (("caption",), {}, "Missing argument"),
         (("caption", __file__, "--checkpoint", "/no/such/model"), {}, "is not a checkpoint"),
-        (("caption", __file__, "--model", "other"), {}, "there is no model 'other'"),
+        (("caption", __file__, "--model", "other"), {}, "'other' is not the model"),
         (("api",), {"SEMICAP_CHECKPOINT": "/no/such/model"}, "is not a checkpoint"),
         (("api",), {"SEMICAP_DEVICE": "abacus"}, "abacus"),
         (("worker",), {}, "set SEMICAP_REDIS_URL"),

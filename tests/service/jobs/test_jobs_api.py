@@ -278,3 +278,4 @@ def test_worker_captions_with_the_version_that_the_job_names(
         errors = lines(client, f"/v1/jobs/{jobs[2]['id']}/errors")
         assert [line["error"]["type"] for line in errors] == ["urn:semicap:problem:model-unavailable"] * 3
         assert client.post(f"/v1/jobs/{jobs[2]['id']}/retry").json()["retried"] == 3
+    broker.flush()  # what waits is of a store that goes with this test
