@@ -36,6 +36,7 @@ def service(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[Service]:
         tiny_checkpoint,
         tmp_path,
         SEMICAP_WORKERS="0",
+        SEMICAP_FINETUNE_WORKERS="0",
         SEMICAP_MAX_IMAGE_PIXELS=str(MAX_PIXELS),
         SEMICAP_DECODE_THREADS=str(DECODE_THREADS),
         SEMICAP_DEADLINE_S="600",
