@@ -82,7 +82,7 @@ def test_folder_is_sent_captioned_and_read_back(
     job = out.strip()
     worker.do_all()
     answer = json.loads(semicap("status", job)[1])
-    assert (answer["state"], answer["options"]) == ("succeeded", {"num_beams": 2})
+    assert (answer["state"], answer["options"]["num_beams"]) == ("succeeded", 2)
     assert answer["counts"] == {"total": 6, "done": 5, "failed": 1, "skipped": 0}
     names = [json.loads(line)["file_name"] for line in semicap("results", job)[1].splitlines()]
     assert names == ["0000.jpg", "0001.jpg", "0002.jpg", "0003.jpg", "sub/deep.jpg"]
