@@ -56,7 +56,7 @@ class TextConfig:
     towers: TowersConfig = part(TowersConfig)
     model: CaptionerShape = part(CaptionerShape)
     optim: OptimConfig = part(OptimConfig, lr=1e-3)
-    loop: LoopConfig = part(LoopConfig, batch_size=256, precision="bf16")
+    loop: LoopConfig = part(LoopConfig, batch_size=256, precision="auto")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class JointConfig:
     text: TextReplayConfig = part(TextReplayConfig)
     evaluation: EvaluationConfig = part(EvaluationConfig)
     optim: OptimConfig = part(OptimConfig, lr=4e-4)
-    loop: LoopConfig = part(LoopConfig, batch_size=96, precision="bf16")
+    loop: LoopConfig = part(LoopConfig, batch_size=96, precision="auto")
 
     def __post_init__(self) -> None:
         if self.text.weight > 0 and not self.data.text:

@@ -43,6 +43,9 @@ class OptimConfig:
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm; 0: never", low=0.0)
 
 
+Precision = Literal["auto", "fp32", "bf16"]
+
+
 @dataclass(frozen=True)
 class LoopConfig:
     """How long, how exact, and how often the loop looks up."""
@@ -54,7 +57,7 @@ class LoopConfig:
     accumulate: int = setting(1, "forward passes summed into one step", low=1)
     seed: int = setting(0, "data order, dropout, sampling", low=0)
     device: str = setting("auto", "auto: a GPU if there is one (one for each torchrun process), else the CPU; or torch's name of it")
-    precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of matrix products; 1.5 to 4 x faster where the CPU has AVX512-BF16")
+    precision: Precision = setting("fp32", "bf16: autocast of matrix products, 1.5 to 4 x faster where the CPU has AVX512-BF16, some 60 x slower where not; auto: bf16 where that is faster here")
     evaluate_every: int = setting(0, "steps between evaluations; 0: only at the end", low=0)
     sample_every: int = setting(0, "steps between printed example captions; 0: with each evaluation", low=0)
     save_every: int = setting(500, "steps between saved states", low=1)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from training import distributed
+from training.autocast import autocast
 from training.config_parts import LoopConfig, OptimConfig
 from training.disk import WriteError, writing
 from training.journal import Journal, open_journal
@@ -296,5 +297,4 @@ class _Run:
         return self.average.in_place() if self.average is not None else nullcontext()
 
     def _autocast(self) -> AbstractContextManager[object]:
-        device = next(self.stage.module.parameters()).device.type
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.loop.precision == "bf16")
+        return autocast(next(self.stage.module.parameters()).device, self.loop.precision)

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from models.checkpoint import read_manifest
 from service.finetuning.data import HELD_OUT, REPLAY, TRAIN
 from service.finetuning.task import Task
@@ -71,7 +69,7 @@ def stage_two(task: Task, base: Path, *, has_replay: bool, base_words: float) ->
             batch_size=asked.batch_size,
             seed=asked.seed,
             device=task.device,
-            precision="bf16" if _has_fast_bf16(task.device) else "fp32",
+            precision="auto",
             evaluate_every=asked.evaluate_every,
             save_every=asked.steps,
             save_every_minutes=task.save_every_minutes,
@@ -81,9 +79,3 @@ def stage_two(task: Task, base: Path, *, has_replay: bool, base_words: float) ->
             average_decay=_AVERAGE_DECAY,
         ),
     )
-
-
-def _has_fast_bf16(device: str) -> bool:
-    if device == "cpu" or not torch.cuda.is_available():
-        return bool(torch.cpu._is_avx512_bf16_supported())
-    return bool(torch.cuda.is_bf16_supported())
