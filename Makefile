@@ -48,7 +48,7 @@ default-model: $(INSTALLED)  ## train the default model again: DATA=folder of ph
 	$(BIN)/semicap train recipe training/recipes/second-scorer --data "$(DATA)" --out runs/second-scorer
 	$(BIN)/semicap train recipe training/recipes/default --data "$(DATA)" --out runs/default
 	rm -rf $(DEFAULT_MODEL).new
-	cp -R runs/default/9-release/model $(DEFAULT_MODEL).new
+	cp -R runs/default/10-release/model $(DEFAULT_MODEL).new
 	rm -rf $(DEFAULT_MODEL).old
 	test ! -e $(DEFAULT_MODEL) || mv $(DEFAULT_MODEL) $(DEFAULT_MODEL).old
 	mv $(DEFAULT_MODEL).new $(DEFAULT_MODEL)

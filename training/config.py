@@ -142,6 +142,14 @@ class PseudoConfig:
 
 
 @dataclass(frozen=True)
+class AverageConfig:
+    """The mean of the weights of checkpoints that began as one (arXiv 2203.05482)."""
+
+    checkpoints: tuple[str, ...] = setting(doc="checkpoints to average, relative to the folder of runs; one that is named twice counts twice")
+    stored_dtype: Literal["float32", "float16"] = setting("float16", "of mapping and decoder in the checkpoint; float16 halves it")
+
+
+@dataclass(frozen=True)
 class ReleaseConfig:
     """The model card: what the stages measure on the same photos."""
 
@@ -161,6 +169,7 @@ StageConfig = (
     | PseudoConfig
     | SupervisedConfig
     | UnsupervisedConfig
+    | AverageConfig
     | ReleaseConfig
 )
 STAGES: Mapping[str, type[StageConfig]] = {
@@ -170,6 +179,7 @@ STAGES: Mapping[str, type[StageConfig]] = {
     "pseudo": PseudoConfig,
     "supervised": SupervisedConfig,
     "unsupervised": UnsupervisedConfig,
+    "average": AverageConfig,
     "release": ReleaseConfig,
 }
 

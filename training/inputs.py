@@ -9,6 +9,7 @@ import open_clip
 from models.checkpoint import CheckpointError, read_manifest
 from training.config import (
     RUNS,
+    AverageConfig,
     JointConfig,
     Places,
     PseudoConfig,
@@ -68,6 +69,8 @@ def missing_results(config: StageConfig, places: Places, *, earlier: Collection[
 
 
 def _data_of(config: StageConfig) -> DataConfig:
+    if isinstance(config, AverageConfig):
+        return DataConfig()
     return DataConfig(validation=config.validation) if isinstance(config, ReleaseConfig) else config.data
 
 
@@ -83,9 +86,10 @@ def _results_read(config: StageConfig) -> Iterator[tuple[str, str]]:
         named = [("init", config.init), ("evaluation.second_scorer", config.evaluation.second_scorer)]
         if isinstance(config, SupervisedConfig) and not config.init:
             named.append(("model.clip", config.model.clip))
-    elif isinstance(config, ReleaseConfig):
+    elif isinstance(config, AverageConfig | ReleaseConfig):
         named = [("checkpoints", checkpoint) for checkpoint in config.checkpoints]
-        named.append(("second_scorer", config.second_scorer))
+        if isinstance(config, ReleaseConfig):
+            named.append(("second_scorer", config.second_scorer))
     data = _data_of(config)
     for key, sources in (
         ("data.labelled", data.labelled),

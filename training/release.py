@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from models.checkpoint import CARD_FILE, read_manifest
 from models.generation import GenerationOptions
@@ -44,13 +44,18 @@ def run_release(config: ReleaseConfig, places: Places) -> Path:
         )
         for checkpoint in config.checkpoints
     ]
-    for report in reports:
-        report.write(places.out / f"{report.stage}.json")
+    for checkpoint, report in zip(config.checkpoints, reports, strict=True):
+        report.write(places.out / f"{step_of(checkpoint)}.json")
     folder = places.out / "model"
     with new_folder(folder) as scratch:
         shutil.copytree(places.run(config.checkpoints[-1]), scratch, dirs_exist_ok=True)
         (scratch / CARD_FILE).write_text(model_card(config, reports, num_bytes=_size_of(scratch)))
     return folder
+
+
+def step_of(checkpoint: str) -> str:
+    """The recipe's step that made a checkpoint, which its columns and files are called by."""
+    return PurePath(checkpoint).parts[0]
 
 
 def model_card(config: ReleaseConfig, reports: Sequence[Report], *, num_bytes: int) -> str:
@@ -69,7 +74,7 @@ def model_card(config: ReleaseConfig, reports: Sequence[Report], *, num_bytes: i
         f"CLIP figures are by the model's own scorer, {last.scorer}. Stage 2 is trained against it, so they "
         f"flatter stage 2. {_second_scorer(last)}",
         "",
-        "| | " + " | ".join(f"{report.stage}, step {report.step}" for report in reports) + " |",
+        "| | " + " | ".join(map(step_of, config.checkpoints)) + " |",
         "|---" * (len(reports) + 1) + "|",
     ]
     for name in CARD_FIGURES:

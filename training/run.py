@@ -1,6 +1,8 @@
 """Runs a training step from its configuration to its result, and a recipe's steps one after the other."""
 
 import json
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,8 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from training import distributed
+from training.averaging import run_average
 from training.config import (
     STAGES,
+    AverageConfig,
     JointConfig,
     Places,
     PseudoConfig,
@@ -68,6 +72,7 @@ def run_step(config: StageConfig, places: Places, *, resume: bool) -> Path:
         PseudoConfig: _run_pseudo,
         SupervisedConfig: _run_supervised,
         UnsupervisedConfig: _run_unsupervised,
+        AverageConfig: _run_average,
         ReleaseConfig: _run_release,
     }
     problems = Problems()
@@ -78,7 +83,7 @@ def run_step(config: StageConfig, places: Places, *, resume: bool) -> Path:
 
 
 def run_recipe(folder: Path, *, data: Path, out: Path) -> list[Path]:
-    """Runs the TOML files of a folder in order of name; finished steps are skipped, a cut one goes on.
+    """Runs the TOML files of a folder in order of their numbers; finished steps are skipped, a cut one goes on.
 
     Each step writes to `out/<name of its file>`, where later steps find its result.
     """
@@ -115,10 +120,16 @@ def dry_run_recipe(folder: Path, *, data: Path, out: Path) -> list[DryRun]:
 
 def _read_recipe(folder: Path) -> list[tuple[str, StageConfig]]:
     """All steps: a mistake in the last one must not wait for hours of training."""
-    files = sorted(folder.glob("*.toml"))
+    files = sorted(folder.glob("*.toml"), key=_number_and_name)
     if not files:
         raise TrainingConfigError(str(folder), ["has no .toml file"])
     return [(file.stem, read_step(file)[1]) for file in files]
+
+
+def _number_and_name(file: Path) -> tuple[float, str]:
+    """10-release comes after 9-average; a file without a number comes last."""
+    digits = re.match(r"\d+", file.name)
+    return (int(digits[0]) if digits else math.inf, file.name)
 
 
 def _required_sources(config: StageConfig) -> Sequence[str]:
@@ -167,6 +178,11 @@ def _run_supervised(config: SupervisedConfig, places: Places, resume: bool, prob
 
 def _run_unsupervised(config: UnsupervisedConfig, places: Places, resume: bool, problems: Problems) -> Path:
     return run_unsupervised(config, places, problems, resume=resume).folder
+
+
+def _run_average(config: AverageConfig, places: Places, resume: bool, problems: Problems) -> Path:
+    distributed.start("cpu")
+    return distributed.by_first_rank(lambda: run_average(config, places))
 
 
 def _run_release(config: ReleaseConfig, places: Places, resume: bool, problems: Problems) -> Path:

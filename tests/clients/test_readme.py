@@ -83,7 +83,7 @@ def tries(*readme_commands: str) -> Callable[[Try], Try]:
 
 
 @tries("make serve", "make test", "SEMICAP_CHECKPOINT=clipcap-coco make serve")
-@tries("SEMICAP_CHECKPOINT=runs/mine/5-unsupervised/model make serve")
+@tries("SEMICAP_CHECKPOINT=runs/mine/9-average/model make serve")
 def _make(reader: Reader) -> None:
     target = reader.command.rpartition(" ")[2]
     done = subprocess.run(
@@ -195,10 +195,10 @@ def _one_step(reader: Reader) -> None:
     assert reader.type("--dry-run") == 0
 
 
-@tries(".venv/bin/semicap evaluate runs/mine/5-unsupervised/model PHOTOS/val --html report.html")
+@tries(".venv/bin/semicap evaluate runs/mine/9-average/model PHOTOS/val --html report.html")
 def _evaluate(reader: Reader) -> None:
     write_scenes(reader.folder / "PHOTOS" / "val")
-    shutil.copytree(reader.checkpoint, reader.folder / "runs" / "mine" / "5-unsupervised" / "model")
+    shutil.copytree(reader.checkpoint, reader.folder / "runs" / "mine" / "9-average" / "model")
     assert reader.type("--max-tokens", "6", "--num-beams", "1") == 0
     assert (reader.folder / "report.html").stat().st_size > 1000
 

@@ -80,6 +80,17 @@ def test_recipe_runs_its_steps_in_order_and_skips_finished_ones(tmp_path: Path) 
     assert "2-captions: finished before, skipped" in output
 
 
+def test_tenth_step_comes_after_the_second(tmp_path: Path) -> None:
+    recipe, out = _recipe(tmp_path)
+    (recipe / "2-captions.toml").rename(recipe / "10-captions.toml")
+    (recipe / "1-words.toml").rename(recipe / "2-words.toml")
+    text = (recipe / "10-captions.toml").read_text()
+    (recipe / "10-captions.toml").write_text(text.replace("1-words", "2-words"))
+    code, output = _call("train", "recipe", str(recipe), "--data", str(tmp_path / "data"), "--out", str(out))
+    assert code == 0, output
+    assert (out / "10-captions" / "model" / "config.json").is_file()
+
+
 def test_recipe_cut_in_its_second_step_goes_on_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, out = _recipe(tmp_path)
     steps: list[str] = []

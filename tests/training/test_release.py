@@ -55,10 +55,8 @@ def test_card_has_a_column_for_each_stage_and_names_scorer_size_and_photos(stage
     assert f"{sum(file.stat().st_size for file in folder.rglob('*.safetensors')) / 1e6:.1f} MB" in card
     assert "8 validation photos (photos), never trained on; beam of 2" in card
     table = [line for line in card.splitlines() if line.startswith("|")]
-    assert table[0] == "| | supervised, step 1 | unsupervised, step 7 |"
-    reports = [
-        json.loads((stages.out / f"{stage}.json").read_text()) for stage in ("supervised", "unsupervised")
-    ]
+    assert table[0] == "| | start | second |"
+    reports = [json.loads((stages.out / f"{stage}.json").read_text()) for stage in ("start", "second")]
     expected = " | ".join(f"{report['figures']['clip_score']:.3f}" for report in reports)
     assert f"| CLIPScore | {expected} |" in table
     assert {"CIDEr-D", "BLEU-4", "R@1"} <= {line.split(" | ")[0][2:] for line in table}
@@ -69,7 +67,7 @@ def test_card_has_a_column_for_each_stage_and_names_scorer_size_and_photos(stage
 def test_second_scorer_is_named_and_has_rows_of_its_own(stages: Places) -> None:
     tiny_clip(stages.run("other"), seed=5)
     card = (run_release(replace(CONFIG, second_scorer="other"), stages) / "README.md").read_text()
-    report = json.loads((stages.out / "unsupervised.json").read_text())
+    report = json.loads((stages.out / "second.json").read_text())
     assert f"The second scorer, {report['second_scorer']}, was in no loss." in card
     row = next(line for line in card.splitlines() if line.startswith("| CLIPScore by the second scorer |"))
     assert row.endswith(f"| {report['figures']['second_clip_score']:.3f} |")
@@ -81,8 +79,8 @@ def test_released_folder_is_the_last_checkpoint_and_loads(stages: Places) -> Non
     assert load_captioner(folder).config.max_tokens == 12
     assert sorted(path.name for path in stages.out.iterdir()) == [
         "model",
-        "supervised.json",
-        "unsupervised.json",
+        "second.json",
+        "start.json",
     ]
 
 
@@ -127,7 +125,7 @@ def test_make_default_model_replaces_the_old_model_or_leaves_it(tmp_path: Path, 
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("#!/bin/sh\n")
     (tmp_path / ".venv/bin/semicap").chmod(0o755)
-    default, made = tmp_path / "models/pretrained/default", tmp_path / "runs/default/9-release/model"
+    default, made = tmp_path / "models/pretrained/default", tmp_path / "runs/default/10-release/model"
     default.mkdir(parents=True)
     (default / "README.md").write_text("old")
     if is_released:
