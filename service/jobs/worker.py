@@ -28,7 +28,7 @@ def run_worker(settings: Settings, *, nice: bool, only: Only | None) -> int:
     if nice:
         os.nice(_NICENESS)
     parts, metrics = JobParts.build(settings), Metrics()
-    if only == "finetunes":  # a job trains in a process of its own; before it, no model and no torch is needed
+    if only == "finetunes":  # a job trains in a process of its own; until then no torch is needed
         return work(settings, parts, captioner=None, metrics=metrics, takes_finetunes=True)
     from service.jobs.captioning_worker import captioner_of
 
