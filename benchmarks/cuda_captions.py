@@ -8,7 +8,8 @@ from PIL import Image
 from rich.table import Table
 
 from benchmarks.cuda_parts import WAIT_S, console, running, without_graphs
-from models.checkpoint import DEFAULT_CHECKPOINT, load_captioner
+from models.checkpoint import load_captioner
+from models.manifest import DEFAULT_CHECKPOINT
 from service.engine.options import CaptionOptions
 from service.engine.results import ScoredCaption
 from service.engine.settings import EngineSettings

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from models.checkpoint import DEFAULT_CHECKPOINT, load_captioner
+from models.checkpoint import load_captioner
 from models.clip import ClipEncoder
+from models.manifest import DEFAULT_CHECKPOINT
 from service.engine.engine import Engine
 from service.engine.options import CaptionOptions
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from benchmarks.exact_gradient import FewWords, exact_losses, gradient
 from models.captioner import Captioner
-from models.checkpoint import DEFAULT_CHECKPOINT, load_captioner
+from models.checkpoint import load_captioner
+from models.manifest import DEFAULT_CHECKPOINT
 from tests.tiny import tiny_captioner
 from tests.training.sharp import WORDS, prefix_of_two, rewards_of_two, sharpen
 from training.estimators import Estimator, GumbelParallel, GumbelRecurrent, Reinforce

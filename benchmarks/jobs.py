@@ -18,7 +18,7 @@ from typing import Self
 from rich.console import Console
 from rich.table import Table
 
-from models.checkpoint import DEFAULT_CHECKPOINT
+from models.manifest import DEFAULT_CHECKPOINT
 from service.engine.engine import Engine
 from service.engine.options import CaptionOptions
 from service.images import ImageLimits

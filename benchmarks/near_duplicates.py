@@ -15,7 +15,8 @@ from rich.table import Table
 from torch import Tensor
 
 from models.captioner import Captioner
-from models.checkpoint import DEFAULT_CHECKPOINT, load_captioner
+from models.checkpoint import load_captioner
+from models.manifest import DEFAULT_CHECKPOINT
 
 PHOTOS = 400
 COPIED = 120

@@ -33,6 +33,7 @@ STOP_S = 600
 CALIBRATION_CLIENTS = 16
 AFTER_SIGTERM_S = 2.0
 MAX_OPEN = 4096
+MEMORY_PARTS = 6
 NO_ANSWER = 0
 
 
@@ -74,10 +75,10 @@ class Service:
         raise SystemExit(f"the service did not start: {self.log.read_text()[-2000:]}")
 
     def resident_mib(self) -> float:
-        """Memory of the process and of those it started."""
+        """Memory of the process that answers."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in (str(self.process.pid), *children)]
-        return sum(int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) for status in statuses) / 1024
+        (api,) = (pid for pid in children if b"\0api\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{api}/status").read_text())[0]) / 1024
 
     def answered(self) -> Counter[int]:
         """Statuses by the service's own log."""
@@ -238,14 +239,10 @@ def _print(seen: Seen, memory: list[float], *, capacity: float, queue: int) -> N
         ]
         table.add_row(str(status or "none"), str(count), *named)
     Console().print(table)
-    third = max(1, len(memory) // 3)
     print(f"a full queue of {queue} is {queue / capacity:.1f} s of work")
     print(f"connections refused: {seen.not_taken}; left out, {MAX_OPEN} being open: {seen.not_sent}")
-    second, last = (statistics.mean(part) for part in (memory[third : 2 * third], memory[2 * third :]))
-    print(
-        f"memory in MiB: {memory[0]:.0f} at first, {second:.0f} in the second third, {last:.0f} in the last, "
-        f"{max(memory):.0f} at most"
-    )
+    parts = " ".join(f"{statistics.mean(part):.0f}" for part in np.array_split(memory, MEMORY_PARTS))
+    print(f"memory of the API in MiB: {memory[0]:.0f} at first, {max(memory):.0f} at most; by sixths {parts}")
 
 
 def _print_end(ending: Seen, service: Service, *, exit_status: int, answers: int) -> None:

@@ -19,10 +19,11 @@ from rich.table import Table
 from torch import Tensor
 
 from models.captioner import Captioner
-from models.checkpoint import DEFAULT_CHECKPOINT, load_captioner
+from models.checkpoint import load_captioner
 from models.decode import decode
 from models.generation import GenerationOptions
 from models.image_features import ImageFeatures
+from models.manifest import DEFAULT_CHECKPOINT
 from service.engine.speed import Wanted, with_speed
 from training.data import CaptionedImages
 from training.evaluate import read_evaluation_photos

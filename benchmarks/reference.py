@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import GPT2Tokenizer
 
-from models.clip import ClipEncoder, write_local_config
+from models.clip import ClipEncoder
+from models.clip_folder import write_local_config
 from models.tokenizer import Gpt2Vocabulary
 from training import distributed
 from training.config import Places, SupervisedConfig, UnsupervisedConfig

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.timing import add_arguments, medians
-from models.checkpoint import DEFAULT_CHECKPOINT, load_captioner
+from models.checkpoint import load_captioner
 from models.clip import ClipEncoder
 from models.config import ClipConfig
+from models.manifest import DEFAULT_CHECKPOINT
 
 WORDS = (
     "a",

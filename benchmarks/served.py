@@ -36,7 +36,8 @@ from rich.table import Table
 
 from benchmarks.load import Answers, Request, closed_loop, open_loop
 from benchmarks.overload import Service
-from models.checkpoint import DEFAULT_CHECKPOINT, load_captioner
+from models.checkpoint import load_captioner
+from models.manifest import DEFAULT_CHECKPOINT
 from service.engine.engine import Engine
 from service.engine.options import CaptionOptions
 from service.engine.settings import EngineSettings

@@ -1,12 +1,9 @@
 """Checkpoints: a folder of safetensors, configuration and model card that rebuilds a captioner by itself."""
 
 import hashlib
-import json
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,50 +11,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.captioner import Captioner
-from models.clip import LOCAL_CONFIG, LOCAL_MERGES, LOCAL_PREFIX, ClipEncoder, ClipError
+from models.clip import ClipEncoder
+from models.clip_folder import LOCAL_CONFIG, LOCAL_MERGES, LOCAL_PREFIX, LOCAL_WEIGHTS, ClipError
 from models.config import CaptionerConfig, ClipConfig, ConfigError
 from models.lora import merged_state_dict
+from models.manifest import (
+    CARD_FILE,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    CheckpointError,
+    Manifest,
+    Provenance,
+    read_manifest,
+    write_manifest,
+)
 from models.tokenizer import CaptionTokenizer, ClipVocabulary, Gpt2Vocabulary
 
-FORMAT_VERSION = 1
-CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 CLIP_FOLDER, TOKENIZER_FOLDER = "clip", "tokenizer"
-DEFAULT_CHECKPOINT = Path(__file__).parent / "pretrained" / "default"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint folder that cannot be read; the message names the file and what to do."""
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a checkpoint comes from.
-
-    Args:
-        name: what the model is called in answers.
-        stage: training stage that wrote it.
-        step: optimizer steps of that stage.
-        parent: version it was trained from.
-    """
-
-    name: str
-    stage: str
-    step: int = 0
-    parent: str | None = None
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The identity of a checkpoint: its provenance, version (from its weights) and configuration."""
-
-    provenance: Provenance
-    version: str
-    weights_sha256: str
-    config: CaptionerConfig
-
-    @property
-    def name(self) -> str:
-        return self.provenance.name
 
 
 def save_captioner(
@@ -84,7 +54,7 @@ def save_captioner(
         config = _portable_config(captioner.config, clip_folder)
         digest = _sha256(scratch / WEIGHTS_FILE)
         manifest = Manifest(provenance, digest[:12], digest, config)
-        _write_config(scratch, manifest)
+        write_manifest(scratch, manifest)
         (scratch / CARD_FILE).write_text(card)
         _save_clip(scratch, clip_folder)
         if isinstance(captioner.tokenizer, Gpt2Vocabulary):
@@ -117,29 +87,6 @@ def load_captioner(folder: Path, *, device: torch.device | str = "cpu") -> Capti
     return captioner.to(device).eval()
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The identity and configuration of a checkpoint, without its weights."""
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG_FILE}")
-    try:
-        values = json.loads(path.read_text())
-        version = values["format_version"]
-        if version != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{path} has format version {version}; this semicap reads {FORMAT_VERSION}: "
-                "use the semicap release that wrote it, or train again"
-            )
-        return Manifest(
-            provenance=Provenance(**values["provenance"]),
-            version=values["version"],
-            weights_sha256=values["weights_sha256"],
-            config=CaptionerConfig.from_dict(values["config"]),
-        )
-    except (json.JSONDecodeError, KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); fetch or write the checkpoint again") from error
-
-
 def _own_weights(captioner: Captioner, dtype: torch.dtype) -> dict[str, Tensor]:
     parts: dict[str, nn.Module] = {"mapping": captioner.mapping, "decoder": captioner.decoder}
     return {
@@ -157,22 +104,11 @@ def _portable_config(config: CaptionerConfig, clip_folder: Path | None) -> Capti
     )
 
 
-def _write_config(folder: Path, manifest: Manifest) -> None:
-    values: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "version": manifest.version,
-        "weights_sha256": manifest.weights_sha256,
-        "provenance": asdict(manifest.provenance),
-        "config": manifest.config.to_dict(),
-    }
-    (folder / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n")
-
-
 def _save_clip(folder: Path, clip_folder: Path | None) -> None:
     if clip_folder is None:
         return
     (folder / CLIP_FOLDER).mkdir()
-    for file in (LOCAL_CONFIG, LOCAL_MERGES, "open_clip_model.safetensors"):
+    for file in (LOCAL_CONFIG, LOCAL_MERGES, LOCAL_WEIGHTS):
         if (clip_folder / file).is_file():
             shutil.copyfile(clip_folder / file, folder / CLIP_FOLDER / file)
 

@@ -1,10 +1,8 @@
 """CLIP through open_clip: images and captions to unit vectors in one space, frozen."""
 
 import copy
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,18 +17,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import models.squeezenet  # noqa: F401 - registers the tower that a local folder may name
+from models.clip_folder import (
+    LOCAL_CONFIG,
+    LOCAL_MERGES,
+    LOCAL_PREFIX,
+    LOCAL_WEIGHTS,
+    ClipError,
+    check_local,
+    file_revision,
+    hub_revision,
+)
 from models.config import ClipConfig
 from models.image_features import ImageFeatures
 from models.preprocess import Preprocess
-
-LOCAL_PREFIX = "local-dir:"
-LOCAL_CONFIG = "open_clip_config.json"
-LOCAL_WEIGHTS = "open_clip_model.safetensors"
-LOCAL_MERGES = "bpe.txt.gz"
-
-
-class ClipError(ValueError):
-    """A CLIP model that cannot be loaded or that lacks what captioning needs."""
 
 
 class ClipEncoder(nn.Module):
@@ -170,7 +169,7 @@ class ClipEncoder(nn.Module):
         """Writes weights that open_clip's "local-dir:" reads; the folder already has config and merges."""
         weights = {name: _stored(value, dtype) for name, value in self.model.state_dict().items()}
         save_file(weights, folder / LOCAL_WEIGHTS)
-        self.revision = _file_revision(folder / LOCAL_WEIGHTS)
+        self.revision = file_revision(folder / LOCAL_WEIGHTS)
 
     @classmethod
     def load(cls, config: ClipConfig, *, beside: Path | None = None) -> Self:
@@ -203,19 +202,19 @@ class ClipEncoder(nn.Module):
             tokenizer,
             Preprocess.from_open_clip(open_clip.get_model_preprocess_cfg(model)),
             name=config.model,
-            revision=_hub_revision(config),
+            revision=hub_revision(config),
         )
 
     @classmethod
     def _load_local(cls, folder: Path) -> Self:
-        _check_local(folder)
+        check_local(folder)
         try:
             model = open_clip.create_model(f"{LOCAL_PREFIX}{folder}")
         except Exception as error:
             raise ClipError(
                 f"the CLIP weights in {folder} do not fit their {LOCAL_CONFIG}: {error}"
             ) from error
-        return cls._from_folder(folder, model, revision=_file_revision(folder / LOCAL_WEIGHTS))
+        return cls._from_folder(folder, model, revision=file_revision(folder / LOCAL_WEIGHTS))
 
     @classmethod
     def create_local(cls, folder: Path, *, image_weights: dict[str, Tensor] | None = None) -> Self:
@@ -261,70 +260,5 @@ class ClipEncoder(nn.Module):
         return encoder
 
 
-@dataclass(frozen=True)
-class ClipFacts:
-    """What can be said of a CLIP without loading it."""
-
-    name: str
-    revision: str
-    embed_dim: int
-
-
-def clip_facts(config: ClipConfig, *, beside: Path | None = None) -> ClipFacts:
-    """Name, revision and embedding length of the encoder that ClipEncoder.load would give.
-
-    Raises:
-        ClipError: a folder that lacks its files, a name that open_clip does not know.
-    """
-    if not config.model.startswith(LOCAL_PREFIX):
-        try:
-            embed_dim = int(open_clip.get_model_config(config.model)["embed_dim"])
-        except Exception as error:
-            raise ClipError(f"open_clip does not know {config.model!r}: {error}") from error
-        return ClipFacts(config.model, _hub_revision(config), embed_dim)
-    folder = (beside or Path()) / config.model.removeprefix(LOCAL_PREFIX)
-    _check_local(folder)
-    settings = json.loads((folder / LOCAL_CONFIG).read_text())
-    return ClipFacts(
-        settings.get("name", folder.name),
-        _file_revision(folder / LOCAL_WEIGHTS),
-        int(settings["model_cfg"]["embed_dim"]),
-    )
-
-
-def write_local_config(
-    folder: Path, *, name: str, model: dict[str, Any], preprocess: dict[str, Any], merges: bytes | None
-) -> None:
-    """Writes what describes a local CLIP, before it has weights.
-
-    Args:
-        model: open_clip's model configuration (embed_dim, vision_cfg, text_cfg).
-        preprocess: open_clip's preprocessing (size, mean, std, interpolation, resize_mode).
-        merges: gzipped BPE merges in CLIP's format; None means CLIP's own vocabulary.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {"name": name, "model_cfg": model, "preprocess_cfg": preprocess}
-    (folder / LOCAL_CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
-    if merges is not None:
-        (folder / LOCAL_MERGES).write_bytes(merges)
-
-
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
-
-
-def _check_local(folder: Path) -> None:
-    for file in (LOCAL_CONFIG, LOCAL_WEIGHTS):
-        if not (folder / file).is_file():
-            raise ClipError(
-                f"{folder} has no {file}; a local CLIP folder needs {LOCAL_CONFIG} and {LOCAL_WEIGHTS}"
-            )
-
-
-def _hub_revision(config: ClipConfig) -> str:
-    return config.pretrained or ("random" if "hf-hub:" not in config.model else "hub")
-
-
-def _file_revision(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

@@ -16,10 +16,12 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
 from models.captioner import Captioner
-from models.checkpoint import Manifest, Provenance, save_captioner
-from models.clip import LOCAL_PREFIX, ClipEncoder
+from models.checkpoint import save_captioner
+from models.clip import ClipEncoder
+from models.clip_folder import LOCAL_PREFIX
 from models.config import CaptionerConfig, ClipConfig, DecoderConfig, MappingConfig
 from models.gpt2 import load_gpt2
+from models.manifest import Manifest, Provenance
 from models.tokenizer import CaptionTokenizer, Gpt2Vocabulary
 from models.torch_file import read_tensors
 

@@ -15,9 +15,11 @@ from open_clip.tokenizer import bytes_to_unicode
 from transformers import GPT2Tokenizer
 
 from models.captioner import Captioner
-from models.checkpoint import Manifest, Provenance, save_captioner
-from models.clip import LOCAL_PREFIX, ClipEncoder, write_local_config
+from models.checkpoint import save_captioner
+from models.clip import ClipEncoder
+from models.clip_folder import LOCAL_PREFIX, write_local_config
 from models.config import CaptionerConfig, ClipConfig, DecoderConfig, MappingConfig
+from models.manifest import Manifest, Provenance
 from models.tokenizer import Gpt2Vocabulary
 
 PresetName = Literal["vit-b-32-gpt2", "small"]

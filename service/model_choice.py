@@ -6,8 +6,8 @@ from pathlib import Path
 
 import structlog
 
-from models.checkpoint import CheckpointError
-from models.clip import ClipError
+from models.clip_folder import ClipError
+from models.manifest import CheckpointError
 from service.errors import CommandError, ModelNotFoundError
 from service.model_registry import ModelRegistry, shipped_version
 from service.model_versions import ModelVersion, version_of

@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from models.checkpoint import CheckpointError
+from models.manifest import CheckpointError
 from service.jobs.documents import made_at
 from service.jobs.store import ArtifactStore
 from service.model_versions import ModelVersion, StoredFile

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from models.checkpoint import CARD_FILE, DEFAULT_CHECKPOINT, Manifest
+from models.manifest import CARD_FILE, DEFAULT_CHECKPOINT, Manifest
 from service import model_rules as rules
 from service.errors import ModelConflictError, ModelNotFoundError
 from service.jobs.documents import new_id, now

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from models.checkpoint import CheckpointError
-from models.clip import ClipError
+from models.clip_folder import ClipError
+from models.manifest import CheckpointError
 from service.errors import ModelConflictError, ModelInUseError, ModelLoadError, ModelPinnedError, ServiceError
 from service.metrics import Metrics
 from service.model_choice import Choice

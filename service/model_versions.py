@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from models.checkpoint import WEIGHTS_FILE, read_manifest
-from models.clip import clip_facts
+from models.clip_folder import clip_facts
+from models.manifest import WEIGHTS_FILE, read_manifest
 from service.jobs.documents import Document
 
 Origin = Literal["shipped", "imported", "finetuned", "folder"]

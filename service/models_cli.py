@@ -113,7 +113,7 @@ def import_clipcap(
     ] = None,
 ) -> None:
     """Import public ClipCap weights, MLP or transformer; no code of the file is executed."""
-    from models.clip import LOCAL_PREFIX
+    from models.clip_folder import LOCAL_PREFIX
     from models.config import ClipConfig
     from models.convert import import_clipcap as convert
 
@@ -187,10 +187,10 @@ def _registry() -> "ModelRegistry":
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    from models.checkpoint import CheckpointError
-    from models.clip import ClipError
+    from models.clip_folder import ClipError
     from models.config import ConfigError
     from models.convert import ConversionError
+    from models.manifest import CheckpointError
     from models.torch_file import TorchFileError
 
     try:

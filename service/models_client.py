@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from models.checkpoint import CheckpointError
+from models.manifest import CheckpointError
 from service.errors import CommandError
 from service.jobs.client import JobClient
 from service.model_registry import ModelRegistry

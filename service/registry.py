@@ -7,13 +7,8 @@ from pathlib import Path
 import torch
 
 from models.captioner import Captioner
-from models.checkpoint import (
-    CARD_FILE,
-    DEFAULT_CHECKPOINT,
-    Manifest,
-    load_captioner,
-    read_manifest,
-)
+from models.checkpoint import load_captioner
+from models.manifest import CARD_FILE, DEFAULT_CHECKPOINT, Manifest, read_manifest
 from service.errors import ModelNotFoundError
 from service.model_versions import ModelVersion, version_of
 

@@ -9,9 +9,11 @@ from open_clip.tokenizer import bytes_to_unicode
 from transformers import GPT2Tokenizer
 
 from models.captioner import Captioner
-from models.checkpoint import Provenance, save_captioner
-from models.clip import ClipEncoder, write_local_config
+from models.checkpoint import save_captioner
+from models.clip import ClipEncoder
+from models.clip_folder import write_local_config
 from models.config import CaptionerConfig, ClipConfig, DecoderConfig, MappingConfig
+from models.manifest import Provenance
 from models.tokenizer import CaptionTokenizer, ClipVocabulary, Gpt2Vocabulary
 
 WORDS = ["dog", "cat", "snow", "grass", "water", "man", "red", "ball", "on", "in", "the", "runs"]

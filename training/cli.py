@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from models.checkpoint import CheckpointError
-from models.clip import ClipError
+from models.clip_folder import ClipError
 from models.config import ConfigError
 from models.generation import GenerationOptions, OptionError
+from models.manifest import CheckpointError
 from training.comparison import Comparison, compare
 from training.config import STAGES, Places
 from training.data import DataError

@@ -12,11 +12,13 @@ from rich.progress import track
 from torch import Tensor
 
 from models.captioner import Captioner
-from models.checkpoint import load_captioner, read_manifest
-from models.clip import LOCAL_PREFIX, ClipEncoder
+from models.checkpoint import load_captioner
+from models.clip import ClipEncoder
+from models.clip_folder import LOCAL_PREFIX
 from models.config import ClipConfig
 from models.decode import decode
 from models.generation import GenerationOptions
+from models.manifest import read_manifest
 from training import distributed
 from training.data import CaptionedImages, DataError, Images, Problems
 from training.features import FeatureStore, cached_features

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import open_clip
 
-from models.checkpoint import CheckpointError, read_manifest
+from models.manifest import CheckpointError, read_manifest
 from training.config import (
     RUNS,
     AverageConfig,

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from models.clip import LOCAL_PREFIX, ClipEncoder
+from models.clip import ClipEncoder
+from models.clip_folder import LOCAL_PREFIX
 from models.config import ClipConfig
 from training.caption_choice import CaptionChooser, CaptionPool, Choice, photo_key
 from training.classifier import class_probabilities, load_classifier

@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from models.checkpoint import CARD_FILE, read_manifest
 from models.generation import GenerationOptions
+from models.manifest import CARD_FILE, read_manifest
 from training.config import Places, ReleaseConfig
 from training.disk import new_folder
 from training.evaluate import evaluate_checkpoint, read_evaluation_photos

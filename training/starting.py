@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 
 from models.captioner import Captioner
-from models.checkpoint import CLIP_FOLDER, Provenance, load_captioner, read_manifest, save_captioner
-from models.clip import LOCAL_CONFIG, LOCAL_PREFIX, ClipEncoder
+from models.checkpoint import CLIP_FOLDER, load_captioner, save_captioner
+from models.clip import ClipEncoder
+from models.clip_folder import LOCAL_CONFIG, LOCAL_PREFIX
 from models.config import CaptionerConfig, ClipConfig, DecoderConfig
 from models.gpt2 import load_gpt2
 from models.lora import add_adapters
+from models.manifest import Provenance, read_manifest
 from models.tokenizer import CaptionTokenizer, ClipVocabulary, Gpt2Vocabulary
 from training.config import Places, SupervisedConfig, UnsupervisedConfig
 from training.config_parts import CaptionerShape, DataConfig

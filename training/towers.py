@@ -8,7 +8,8 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 
-from models.clip import LOCAL_CONFIG, LOCAL_MERGES, ClipEncoder, write_local_config
+from models.clip import ClipEncoder
+from models.clip_folder import LOCAL_CONFIG, LOCAL_MERGES, write_local_config
 from training.config import Places
 from training.config_parts import TowersConfig
 

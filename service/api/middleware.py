@@ -95,7 +95,8 @@ class RequestContextMiddleware:
             self._record(scope, status=status or CLIENT_GONE_STATUS, seconds=time.perf_counter() - started)
 
     def _record(self, scope: Scope, *, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", None) or "unmatched"
+        mount = scope.get("root_path")  # of the page's files, which have no route each
+        route = getattr(scope.get("route"), "path", None) or mount or "unmatched"
         self.metrics.observe_request(method=scope["method"], route=route, status=status, seconds=seconds)
         log.info(
             "request",

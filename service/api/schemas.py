@@ -37,6 +37,12 @@ class JsonImage(BaseModel):
     url: str | None = Field(None, description="Address of the image; only where URL fetching is enabled.")
     file_name: str | None = Field(None, max_length=1024, description="Comes back in the result.")
 
+    @classmethod
+    def at(cls, address: str) -> "JsonImage":
+        """The image at a URL, or in a data URL or base64."""
+        is_url = address.startswith(("http:", "https:"))
+        return cls.model_validate({"url" if is_url else "data": address})
+
     @model_validator(mode="after")
     def _has_one_source(self) -> "JsonImage":
         given = [name for name in _SOURCES if getattr(self, name) is not None]

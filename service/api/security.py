@@ -3,6 +3,8 @@
 from typing import Any
 
 from service.api.access import is_open
+from service.api.adapters.documented import error_responses
+from service.api.adapters.error_shapes import shape_below
 from service.api.responses import problem_responses
 from service.errors import MissingScopeError, NotAuthenticatedError, RateLimitedError
 
@@ -11,7 +13,7 @@ SCHEMES: dict[str, Any] = {
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
 }
 
-_REFUSALS = problem_responses(NotAuthenticatedError, MissingScopeError, RateLimitedError)
+_REFUSALS = (NotAuthenticatedError, MissingScopeError, RateLimitedError)
 _WITH_A_KEY: list[dict[str, list[str]]] = [{name: []} for name in SCHEMES]
 _OR_WITHOUT: list[dict[str, list[str]]] = [{}]
 
@@ -23,7 +25,7 @@ def add_security(schema: dict[str, Any], *, open_paths: tuple[str, ...]) -> None
         if not is_open(path, open_paths):
             for operation in operations.values():
                 operation["security"] = _WITH_A_KEY + _OR_WITHOUT
-                _add_refusals(operation["responses"])
+                _add_refusals(operation["responses"], path=path)
 
 
 def with_keys_required(schema: dict[str, Any]) -> dict[str, Any]:
@@ -38,8 +40,10 @@ def with_keys_required(schema: dict[str, Any]) -> dict[str, Any]:
     return schema | {"paths": paths}
 
 
-def _add_refusals(responses: dict[str, Any]) -> None:
-    for status, refusal in _REFUSALS.items():
+def _add_refusals(responses: dict[str, Any], *, path: str) -> None:
+    shape = shape_below(path)
+    refusals = error_responses(shape, *_REFUSALS) if shape else problem_responses(*_REFUSALS)
+    for status, refusal in refusals.items():
         known = responses.get(str(status))
         if known is None:
             responses[str(status)] = refusal

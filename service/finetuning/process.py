@@ -14,9 +14,9 @@ from types import FrameType
 
 import torch
 
-from models.checkpoint import CheckpointError
-from models.clip import ClipError
+from models.clip_folder import ClipError
 from models.config import ConfigError
+from models.manifest import CheckpointError
 from service.errors import DatasetNotFoundError, InvalidDatasetError, ModelNotFoundError
 from service.finetuning.data import (
     HELD_OUT,

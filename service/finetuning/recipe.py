@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from models.checkpoint import read_manifest
+from models.manifest import read_manifest
 from service.finetuning.data import HELD_OUT, REPLAY, TRAIN
 from service.finetuning.task import Task
 from training.config import UnsupervisedConfig

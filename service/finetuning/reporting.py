@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from models.checkpoint import CARD_FILE, read_manifest
 from models.generation import GenerationOptions
+from models.manifest import CARD_FILE, read_manifest
 from service.finetuning.data import HELD_OUT, LABELLED_HELD_OUT, RunData
 from service.finetuning.gate import Verdict
 from service.finetuning.task import RunFolder, Task

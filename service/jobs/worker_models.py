@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import structlog
 
-from models.checkpoint import CheckpointError
+from models.manifest import CheckpointError
 from service.engine.engine import Engine
 from service.engine.errors import EngineError
 from service.errors import ModelNotFoundError, ModelUnavailableError

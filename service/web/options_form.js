@@ -54,10 +54,13 @@ export function openOptions() {
 function openWhereThereIsRoom() {
   const panel = /** @type {HTMLDetailsElement} */ (byId('options'));
   const wide = matchMedia(WIDE);
-  panel.open = wide.matches;
-  wide.addEventListener('change', () => {
+  const fit = () => {
     panel.open = wide.matches;
-  });
+  };
+  fit();
+  wide.addEventListener('change', fit);
+  // Above another view an open panel would be all that a phone shows of it.
+  addEventListener('hashchange', () => wide.matches || fit());
 }
 
 /**

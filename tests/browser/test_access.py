@@ -89,6 +89,17 @@ def test_phone_never_scrolls_sideways(
     assert overflow(captions.page) == 0
 
 
+def test_open_options_do_not_hide_the_next_view_of_a_phone(captions: CaptionPage) -> None:
+    panel = captions.page.locator("#options")
+    captions.page.get_by_role("link", name="Jobs").click()
+    expect(panel).to_have_attribute("open", "")
+    captions.page.set_viewport_size({"width": 400, "height": 860})
+    captions.page.locator("#options summary").click()
+    expect(panel).to_have_attribute("open", "")
+    captions.page.get_by_role("link", name="Photos").click()
+    expect(panel).not_to_have_attribute("open", "")
+
+
 @pytest.mark.parametrize("width", [360, 700, 960, 1100, 1400])
 def test_captions_have_room_for_their_words(
     captions: CaptionPage, photos: dict[str, Path], width: int

@@ -80,6 +80,21 @@ def test_options_are_remembered(captions: CaptionPage) -> None:
     expect(captions.page.get_by_role("radio", name="Beam")).to_be_checked()
 
 
+def test_asking_again_is_marked_while_other_options_are_chosen(captioned: CaptionPage) -> None:
+    again = captioned.page.get_by_role("button", name="Caption again")
+    expect(again).not_to_have_class("is-due")
+    captioned.choose_strategy("Greedy")
+    expect(again).to_have_class("is-due")
+    captioned.choose_strategy("Beam")
+    expect(again).not_to_have_class("is-due")
+    captioned.slide("Longest caption", 9)
+    again.click()
+    captioned.wait_until_settled()
+    expect(again).not_to_have_class("is-due")
+    captioned.page.get_by_role("button", name="Reset options").click()
+    expect(again).to_have_class("is-due")
+
+
 def test_remembered_nonsense_is_forgotten(captions: CaptionPage) -> None:
     nonsense = {"strategy": "magic", "num_beams": 99, "temperature": "hot", "num_captions": 2}
     captions.page.evaluate("text => localStorage.setItem('semicap.options', text)", json.dumps(nonsense))

@@ -144,6 +144,26 @@ def test_models_are_shown_with_facts_and_card(models: Page, tiny_model: ServedMo
     expect(view.locator(".card-text").first).to_contain_text("Random weights, for tests.")
 
 
+def test_card_is_laid_out_and_text_in_it_stays_text(models: Page) -> None:
+    render = """async text => {
+        const {markdownElements} = await import('/web/models/markdown.js');
+        const card = document.createElement('div');
+        card.append(...markdownElements(text));
+        return card.innerHTML;
+    }"""
+    for text, html in (
+        ("# A `b`\n\none\ntwo", "<h4>A <code>b</code></h4><p>one two</p>"),
+        ("- **a**: 1\n  and 2\n- b", "<ul><li><strong>a</strong>: 1 and 2</li><li>b</li></ul>"),
+        ("```\n# x\n```\ny", '<pre tabindex="0"><code># x</code></pre><p>y</p>'),
+        ("[a](https://b.org/c)", '<p><a href="https://b.org/c" rel="noreferrer">a</a></p>'),
+        ("[a](javascript:b) <b>c</b>", "<p>[a](javascript:b) &lt;b&gt;c&lt;/b&gt;</p>"),
+        ("| a | b |\n|---|---|\n| 1 | |", "<th>a</th><th>b</th></tr></thead><tbody><tr><td>1</td><td></td>"),
+        ("| | |\n|---|---|\n| 1 | 2 |", "<table><tbody><tr><td>1</td><td>2</td></tr></tbody></table>"),
+        ("```\nunclosed", '<pre tabindex="0"><code>unclosed</code></pre>'),
+    ):
+        assert html in models.evaluate(render, text)
+
+
 def test_refused_version_answers_only_after_a_second_explicit_step(
     page: Page, with_versions: Callable[[str], list[Request]]
 ) -> None:

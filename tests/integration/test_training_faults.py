@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.checkpoint import read_manifest
+from models.manifest import read_manifest
 from tests.integration.training_process import Runs, log_of, output_of, start_command
 from training.loop import STATES
 from training.order import batch_rows

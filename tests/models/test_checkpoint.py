@@ -9,16 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.checkpoint import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    CheckpointError,
-    Provenance,
-    load_captioner,
-    read_manifest,
-    save_captioner,
-)
+from models.checkpoint import load_captioner, save_captioner
 from models.config import MappingConfig
+from models.manifest import CONFIG_FILE, WEIGHTS_FILE, CheckpointError, Provenance, read_manifest
 from tests.tiny import byte_level_bpe, tiny_captioner, tiny_checkpoint, tiny_gpt2_captioner
 
 

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from models.clip import LOCAL_WEIGHTS, ClipEncoder, ClipError, clip_facts
+from models.clip import ClipEncoder
+from models.clip_folder import LOCAL_WEIGHTS, ClipError, clip_facts
 from models.config import ClipConfig
 from tests.tiny import tiny_clip
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.checkpoint import Provenance, load_captioner, save_captioner
+from models.checkpoint import load_captioner, save_captioner
 from models.config import ConfigError, MappingConfig
 from models.image_features import ImageFeatures
+from models.manifest import Provenance
 from models.mapping import TransformerMapping, build_mapping
 from tests.tiny import tiny_captioner
 

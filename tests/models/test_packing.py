@@ -9,11 +9,12 @@ import torch
 from torch.nn import functional
 
 from models import packing
-from models.checkpoint import DEFAULT_CHECKPOINT, load_captioner
+from models.checkpoint import load_captioner
 from models.config import MappingConfig
 from models.decode import decode
 from models.generation import GenerationOptions
 from models.image_features import ImageFeatures
+from models.manifest import DEFAULT_CHECKPOINT
 from models.packing import (
     LAYERS,
     ExactLinear,

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from models.clip import ClipEncoder, ClipError, write_local_config
+from models.clip import ClipEncoder
+from models.clip_folder import ClipError, write_local_config
 from models.config import ClipConfig
 from tests.tiny import tiny_merges, tiny_vocab_size
 

@@ -1,6 +1,7 @@
 """The command line: fast help, one flag for each option, errors in one line."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -24,6 +25,23 @@ def test_help_lists_the_commands_without_loading_torch() -> None:
     assert finished.returncode == 0
     for command in ("serve", "api", "worker", "jobs", "caption", "models", "train", "evaluate", "version"):
         assert command in finished.stdout
+    assert finished.stdout.endswith("False\n")
+
+
+def test_models_of_the_store_are_listed_without_loading_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['semicap', 'models', 'list']; from service.cli import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "SEMICAP_DATA_DIR": str(tmp_path)},
+    )
+    assert "* semicap-small:" in finished.stdout
     assert finished.stdout.endswith("False\n")
 
 

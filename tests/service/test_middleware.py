@@ -68,6 +68,16 @@ def test_each_request_is_logged_with_route_status_and_time(client: TestClient) -
     assert line["duration_ms"] >= 0
 
 
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [("/web/main.js", "/web"), ("/web/none.js", "/web"), ("/none", "unmatched"), ("/health", "/health")],
+)
+def test_metrics_know_few_routes_whatever_is_asked_for(client: TestClient, path: str, route: str) -> None:
+    status = client.get(path).status_code
+    line = f'semicap_http_requests_total{{method="GET",route="{route}",status="{status}"}}'
+    assert line in client.get("/metrics").text
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_body_over_the_limit_is_413_and_under_it_is_read(make_client: MakeClient, chunked: bool) -> None:
     client = make_client(max_request_bytes=100_000)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from obstore.store import MemoryStore
 
-from models.checkpoint import CheckpointError, load_captioner, read_manifest
+from models.checkpoint import load_captioner
+from models.manifest import CheckpointError, read_manifest
 from service.errors import (
     InvalidModelNameError,
     ModelConflictError,

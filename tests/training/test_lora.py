@@ -9,10 +9,11 @@ import torch
 from safetensors import safe_open
 
 from models.captioner import Captioner
-from models.checkpoint import Provenance, load_captioner, save_captioner
+from models.checkpoint import load_captioner, save_captioner
 from models.config import ConfigError
 from models.image_features import ImageFeatures
 from models.lora import LoraLinear, add_adapters
+from models.manifest import Provenance
 from tests.tiny import tiny_captioner
 from training.config import Places, SupervisedConfig, UnsupervisedConfig
 from training.data import Problems

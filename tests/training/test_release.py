@@ -10,7 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from models.checkpoint import Provenance, load_captioner, read_manifest, save_captioner
+from models.checkpoint import load_captioner, save_captioner
+from models.manifest import Provenance, read_manifest
 from tests.tiny import tiny_clip
 from training import cli
 from training.config import Places, ReleaseConfig

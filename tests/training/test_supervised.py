@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from models.captioner import Captioner
-from models.checkpoint import load_captioner, read_manifest
+from models.checkpoint import load_captioner
 from models.generation import GenerationOptions
+from models.manifest import read_manifest
 from tests.training.conftest import SCENES
 from training.config import Places, SupervisedConfig
 from training.data import Problems

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from models.checkpoint import load_captioner, read_manifest
+from models.checkpoint import load_captioner
+from models.manifest import read_manifest
 from tests.tiny import tiny_clip
 from training.config import Places, SupervisedConfig, UnsupervisedConfig
 from training.data import Problems

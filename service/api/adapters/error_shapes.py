@@ -55,9 +55,14 @@ def status_of(status: int) -> int:
     return 400 if status in _BAD_REQUEST else status
 
 
+def shape_below(path: str) -> Shape | None:
+    """The shape of errors at an address; None where they are problem documents."""
+    return next((shape for prefix, shape in _SHAPES if path.startswith(prefix)), None)
+
+
 def in_clients_shape(send: Send, *, path: str) -> Send:
     """A `send` that puts the problem documents below an adapter's address into its protocol's shape."""
-    shape = next((shape for prefix, shape in _SHAPES if path.startswith(prefix)), None)
+    shape = shape_below(path)
     return send if shape is None else _Reshaper(send, shape)
 
 

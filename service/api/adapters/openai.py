@@ -64,7 +64,7 @@ class ChatRequest(_Open):
             parts = message.content if isinstance(message.content, list) else []
             addresses = [_address(part.image_url) for part in parts if part.image_url]
             if addresses:
-                return [_image_at(address) for address in addresses]
+                return [JsonImage.at(address) for address in addresses]
         return []
 
     @property
@@ -197,9 +197,3 @@ def _usage(reply: Reply) -> Usage:
 
 def _address(image_url: ImageUrl | str) -> str:
     return image_url if isinstance(image_url, str) else image_url.url
-
-
-def _image_at(address: str) -> JsonImage:
-    if address.startswith(("http:", "https:")):
-        return JsonImage.model_validate({"url": address})
-    return JsonImage.model_validate({"data": address})

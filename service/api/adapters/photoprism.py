@@ -28,7 +28,7 @@ class VisionRequest(BaseModel):
         addresses = self.images or ([self.url] if self.url else [])
         if not addresses:
             raise NoImageError("the request has neither `images` nor `url`")
-        return [_image_at(address) for address in addresses]
+        return [JsonImage.at(address) for address in addresses]
 
 
 class VisionModel(BaseModel):
@@ -76,9 +76,3 @@ def _best_caption(outcome: ImageOutcome) -> tuple[float, str]:
 def _model(model: ServedModel) -> VisionModel:
     edge = model.captioner.clip.preprocess.image_size
     return VisionModel(name=model.name, version=model.version, resolution=edge)
-
-
-def _image_at(address: str) -> JsonImage:
-    if address.startswith(("http:", "https:")):
-        return JsonImage.model_validate({"url": address})
-    return JsonImage.model_validate({"data": address})

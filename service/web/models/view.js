@@ -6,6 +6,7 @@ import { messageOf } from '../http.js';
 import { offers } from '../offered.js';
 import { showModel } from '../service_state.js';
 import { gateElement } from './gate.js';
+import { markdownElements } from './markdown.js';
 import { activateModel, fetchCard, fetchModels, rollBack } from './models.js';
 import { reportLink } from './report.js';
 
@@ -140,7 +141,7 @@ function factsOf({ stage, step, parent, origin, aliases = [], language, created,
 async function showCard(element, id) {
   element.textContent = 'Loading';
   try {
-    element.textContent = (await fetchCard(id)) || 'This model has no card.';
+    element.replaceChildren(...markdownElements((await fetchCard(id)) || 'This model has no card.'));
   } catch (error) {
     element.textContent = messageOf(error);
   }

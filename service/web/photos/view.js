@@ -34,6 +34,7 @@ export function openPhotos(options) {
   chosenOptions = options;
   openPicker('picker', ['choose', 'add'], addPhotos);
   onClick('again', () => captionAgain([...plates.keys()]));
+  for (const change of ['input', 'reset']) byId('options-form').addEventListener(change, showWhetherDue);
   onClick('clear', clear);
   onClick('save-text', () => save('semicap-captions.txt', toText, 'text/plain'));
   onClick('save-json-lines', () => save('semicap-captions.jsonl', toJsonLines, 'application/jsonl'));
@@ -92,6 +93,14 @@ function show(photo) {
   const plate = plates.get(photo);
   if (plate) showPhoto(plate, photo);
   showProgress([...plates.keys()]);
+  showWhetherDue();
+}
+
+/** Marks the button that asks again while captions are shown that other options would change. */
+function showWhetherDue() {
+  const chosen = JSON.stringify(requestOptions(chosenOptions()));
+  const isDue = [...plates.keys()].some(({ answer, options }) => answer && JSON.stringify(options) !== chosen);
+  byId('again').classList.toggle('is-due', isDue);
 }
 
 /** @param {Photo[]} photos */
@@ -138,6 +147,7 @@ function takeOut(photo) {
   plates.get(photo)?.remove();
   plates.delete(photo);
   showProgress([...plates.keys()]);
+  showWhetherDue();
 }
 
 /**
