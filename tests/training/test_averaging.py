@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import Provenance, load_captioner, read_manifest, save_captioner
+from models.checkpoint import load_captioner, save_captioner
+from models.manifest import Provenance, read_manifest
 from tests.tiny import tiny_checkpoint
 from training.averaging import run_average
 from training.config import AverageConfig, Places
