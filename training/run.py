@@ -83,7 +83,7 @@ def run_step(config: StageConfig, places: Places, *, resume: bool) -> Path:
 
 
 def run_recipe(folder: Path, *, data: Path, out: Path) -> list[Path]:
-    """Runs the TOML files of a folder in order of their numbers; finished steps are skipped, a cut one goes on.
+    """Runs a folder's TOML files in order of their numbers; finished steps are skipped, a cut one goes on.
 
     Each step writes to `out/<name of its file>`, where later steps find its result.
     """
