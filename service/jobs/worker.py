@@ -11,6 +11,7 @@ from service.engine.speed import Wanted
 from service.images import ImageLimits
 from service.jobs.captioner import ItemCaptioner
 from service.jobs.parts import JobParts
+from service.jobs.priority import give_way
 from service.jobs.worker_models import WorkerModels
 from service.jobs.working import work
 from service.log import configure_logging
@@ -22,8 +23,6 @@ from service.serving import Loaded
 from service.settings import Settings
 
 Only = Literal["captions", "finetunes"]
-
-_NICENESS = 5
 
 log = structlog.stdlib.get_logger("semicap.worker")
 
@@ -40,7 +39,7 @@ def run_worker(settings: Settings, *, nice: bool, only: Only | None) -> int:
     """
     configure_logging(level=settings.log_level, format=settings.log_format)
     if nice:
-        os.nice(_NICENESS)
+        give_way()
     parts = JobParts.build(settings)
     if only == "finetunes":  # it needs no model before there is a job, and then in a process of its own
         return work(settings, parts, captioner=None, metrics=Metrics(), takes_finetunes=True)
