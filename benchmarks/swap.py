@@ -61,6 +61,7 @@ class Client:
         return Answer(status, which, answer["model"]["version"], text, seconds)
 
     def change(self, path: str) -> str:
+        self._connection.close()  # the service has closed it, idle as it was
         status, answer = self.ask(path, json.dumps({"override": True} if "activate" in path else {}).encode())
         if status != 200:
             raise SystemExit(f"{path}: {status} {answer}")
