@@ -205,6 +205,8 @@ def test_queue_is_in_the_metrics(client: TestClient) -> None:
     oldest = re.search(r"^semicap_job_queue_oldest_seconds (\S+)$", text, re.MULTILINE)
     assert oldest is not None
     assert 0 < float(oldest[1]) < 600
+    client.post(f"/v1/jobs/{job}/pause")
+    assert "semicap_job_queue_oldest_seconds 0.0" in client.get("/metrics").text, "it waits for a person"
     client.delete(f"/v1/jobs/{job}")
     finish(client)
 
