@@ -66,10 +66,10 @@ def main() -> None:
         for number in range(arguments.slices):
             some = photos[number * size : (number + 1) * size]
             output = Path(folder) / f"{number}.jsonl"
-            by_files = by_job = _Spent(0.0, 0.0)
+            by_files = by_job = Spent(0.0, 0.0)
             for way in ("files", "job") if number % 2 == 0 else ("job", "files"):
                 if way == "files":
-                    by_files = _files(engine, model, limits, some, output)
+                    by_files = caption_files(engine, model, limits, some, output)
                 else:
                     by_job = _job(engine, model, limits, some, parts, chunk_items=arguments.chunk)
             table.add_row(
@@ -108,7 +108,9 @@ def _broker(folder: Path) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class _Spent:
+class Spent:
+    """Seconds by the clock, and of the processors."""
+
     wall_s: float
     processor_s: float
 
@@ -116,12 +118,12 @@ class _Spent:
     def now(cls) -> Self:
         return cls(time.perf_counter(), time.process_time())
 
-    def until_now(self) -> "_Spent":
-        now = _Spent.now()
-        return _Spent(now.wall_s - self.wall_s, now.processor_s - self.processor_s)
+    def until_now(self) -> "Spent":
+        now = Spent.now()
+        return Spent(now.wall_s - self.wall_s, now.processor_s - self.processor_s)
 
 
-class _Silent:
+class Silent:
     def failed(self, photo: Path, reason: str) -> None:
         raise SystemExit(f"{photo}: {reason}")
 
@@ -129,17 +131,18 @@ class _Silent:
         pass
 
 
-def _files(
+def caption_files(
     engine: Engine, model: ServedModel, limits: ImageLimits, photos: Sequence[Path], output: Path
-) -> _Spent:
-    began = _Spent.now()
+) -> Spent:
+    """As `semicap caption` does, into one file of JSON lines."""
+    began = Spent.now()
     FileCaptioning(
         engine,
         model,
         limits=limits,
         decode_threads=DECODE_THREADS,
         outputs=[JsonLinesFile(output)],
-        listener=_Silent(),
+        listener=Silent(),
     ).run(photos, CaptionOptions())
     return began.until_now()
 
@@ -152,7 +155,7 @@ def _job(
     parts: JobParts,
     *,
     chunk_items: int,
-) -> _Spent:
+) -> Spent:
     """From the submission to the outcome; the upload came before."""
     settings = Settings()
     writer = DatasetWriter(parts.store, max_items=len(photos))
@@ -176,7 +179,7 @@ def _job(
         num_items=dataset.num_items,
         chunk_items=chunk_items,
     )
-    began = _Spent.now()
+    began = Spent.now()
     parts.jobs.submit(job)
     while parts.jobs.board.sent(job.id):
         for chunk in sorted(parts.jobs.board.sent(job.id)):

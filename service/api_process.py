@@ -3,6 +3,7 @@
 import os
 import socket
 
+from service.api.uploading import spool_forms
 from service.errors import CommandError
 from service.jobs.model_use import models_of_jobs
 from service.jobs.store import ArtifactStore
@@ -26,6 +27,7 @@ def run_api(settings: Settings, *, socket_fd: int | None, ready_fd: int | None) 
         CommandError: there is no such model, device or address.
     """
     configure_logging(level=settings.log_level, format=settings.log_format)
+    spool_forms(settings)
     store = ArtifactStore.open(settings.store_location)
     registry = ModelRegistry(store, settings.model_cache, used=lambda: models_of_jobs(store))
     model = Handover(load_chosen(registry, settings)[0])

@@ -125,11 +125,7 @@ def status(
 def list_jobs(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, url: Url = None) -> None:
     """The newest jobs, one a line."""
     for job in JobClient(url).ask("GET", f"/v1/jobs?limit={limit}")["data"]:
-        counts = job["counts"]
-        typer.echo(
-            f"{job['id']}  {job['state']:<10} {counts['done']} done, {counts['failed']} failed, "
-            f"{counts['skipped']} skipped of {counts['total']}"
-        )
+        typer.echo(f"{job['id']}  {job['kind']:<8}  {job['state']:<9}  {_how_far(job)}")
 
 
 @jobs_app.command()
@@ -190,6 +186,17 @@ def recover() -> None:
     typer.echo(f"{len(parts.jobs.archive.active())} jobs are not over")
 
 
+def _how_far(job: dict[str, Any]) -> str:
+    counts, steps = job["counts"], job["progress"]
+    if steps is None:
+        return (
+            f"{counts['done']} done, {counts['failed']} failed, {counts['skipped']} skipped "
+            f"of {counts['total']}"
+        )
+    made = f", {job['model']['id']}" if job["model"] else ""
+    return f"{counts['total']} photos, {steps['phase']}, step {steps['step']} of {steps['steps']}{made}"
+
+
 def _submit(client: JobClient, kind: str, asked: dict[str, Any], *, watch: bool) -> int:
     job = client.ask(
         "POST",
@@ -247,9 +254,12 @@ def _dataset_of(client: JobClient, source: str) -> str:
 def _tar_pieces(folder: Path) -> Iterator[bytes]:
     from service.jobs.dataset_captions import CAPTIONS_FILE
     from service.jobs.tar_stream import tar_of
-    from service.offline.photo_files import find_photos
+    from service.offline.photo_files import EXTENSIONS, find_photos
 
-    files = [file for file in (folder / CAPTIONS_FILE,) if file.is_file()] + find_photos([str(folder)])
+    photos = find_photos([str(folder)])
+    if not photos:
+        raise CommandError(f"there is no photo in {folder}; photos end in {', '.join(sorted(EXTENSIONS))}")
+    files = [file for file in (folder / CAPTIONS_FILE,) if file.is_file()] + photos
     return tar_of((file.relative_to(folder).as_posix(), file.read_bytes()) for file in files)
 
 

@@ -171,7 +171,7 @@ class Metrics:
         )
         self.job_queue_age = Gauge(
             "semicap_job_queue_oldest_seconds",
-            "Age of the oldest chunk that was sent and is not done, running ones included.",
+            "Age of the oldest chunk of a bulk job that was sent and is not done, running ones included.",
             registry=registry,
         )
 

@@ -131,6 +131,6 @@ def _check_stays(state: RegistryState, version: ModelVersion) -> None:
 
 def _figures(check: Mapping[str, Any]) -> str:
     figures = (
-        f"{name} {check[name]}" for name in ("before", "after", "limit") if check.get(name) is not None
+        f"{name} {check[name]:.4g}" for name in ("before", "after", "limit") if check.get(name) is not None
     )
     return f"{check.get('name', 'a check')}: {', '.join(figures)}"

@@ -64,6 +64,7 @@ def rollback(url: Url = None) -> None:
 def delete(model: Name, url: Url = None) -> None:
     """Remove a version that is not in use."""
     _models(url, _registry).delete(model)
+    typer.echo(f"{model} is deleted")
 
 
 @models_app.command("alias")

@@ -193,7 +193,8 @@ async def _answer_invalid_request(request: Request, error: Exception) -> Respons
     if not isinstance(error, RequestValidationError):
         raise error
     first = error.errors()[0]
-    return problem_response(InvalidRequestError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}"))
+    reason = first["msg"].removeprefix("Value error, ")  # pydantic's words before a validator's own
+    return problem_response(InvalidRequestError(f"{'.'.join(map(str, first['loc']))}: {reason}"))
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:

@@ -151,6 +151,15 @@ class MadeModel(BaseModel):
     links: ModelLinks
 
 
+class JobLinks(BaseModel):
+    """Where the rest of a job is."""
+
+    self: str
+    events: str
+    results: str
+    errors: str
+
+
 class JobInfo(BaseModel):
     """A job and where it stands."""
 
@@ -174,6 +183,7 @@ class JobInfo(BaseModel):
     duplicates: Duplicates = "ignore"
     duplicate_similarity: float = DUPLICATE_SIMILARITY
     error: str | None = Field(description="Why the whole job failed, where it did.")
+    links: JobLinks
 
     base: str | None = Field(None, description="Of a fine-tuning: the version that it starts from.")
     replay_dataset: str | None = Field(None, description="Of a fine-tuning: its labelled photos.")
@@ -217,8 +227,18 @@ def job_info(status: JobStatus, *, with_curve: bool = True) -> JobInfo:
         started=status.started,
         finished=status.finished,
         error=status.error,
+        links=_links(f"/v1/jobs/{job.id}"),
         **(_caption_fields(job) if isinstance(job, CaptionJob) else _finetune_fields(job)),
         **(_training_fields(status.training, with_curve=with_curve) if status.training else {}),
+    )
+
+
+def _links(address: str) -> JobLinks:
+    return JobLinks(
+        self=address,
+        events=f"{address}/events",
+        results=f"{address}/results",
+        errors=f"{address}/errors",
     )
 
 

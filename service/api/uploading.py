@@ -31,6 +31,18 @@ MAX_FORM_FILES = 200
 NamedFile = tuple[str, IO[bytes]]
 
 
+def scratch_folder(settings: Settings) -> Path:
+    """Where uploads lie while they are read: beside the store, as /tmp is memory in many a container."""
+    folder = settings.data_dir / "uploads"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def spool_forms(settings: Settings) -> None:
+    """Puts this process's temporary files there too: the parser of forms cannot be told where."""
+    tempfile.tempdir = str(scratch_folder(settings))
+
+
 class Uploads:
     """Takes uploads, a bounded number at one time."""
 
@@ -69,7 +81,7 @@ class Uploads:
         if content_type == "multipart/form-data":
             return await self._read_form(request)
         if content_type in (*ARCHIVES, "application/octet-stream") or content_type.startswith("image/"):
-            with tempfile.TemporaryFile(dir=self._scratch_folder()) as file:
+            with tempfile.TemporaryFile(dir=scratch_folder(self._settings)) as file:
                 async for piece in request.stream():
                     await run_in_threadpool(file.write, piece)
                 return await run_in_threadpool(self._ingest, [("upload", file)])
@@ -109,8 +121,3 @@ class Uploads:
         for name, file in files:
             ingest.add_file(name, file)
         return writer.finish()
-
-    def _scratch_folder(self) -> Path:
-        folder = self._settings.data_dir / "uploads"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder

@@ -11,6 +11,8 @@ from service.settings import Settings
 
 SHIPPED_SECOND_SCORER = Path(models.__file__).parent / "pretrained" / "second-scorer"
 
+_CLIP_CONFIG = "open_clip_config.json"
+
 
 def task_of(job: FinetuneJob, *, settings: Settings) -> Task:
     """What the process of a job's run is told."""
@@ -42,14 +44,18 @@ def second_scorer_of(settings: Settings) -> Path | None:
         CommandError: there is none where it is set to be.
     """
     if settings.second_scorer is None:
-        return SHIPPED_SECOND_SCORER if SHIPPED_SECOND_SCORER.is_dir() else None
+        return SHIPPED_SECOND_SCORER if _holds_clip(SHIPPED_SECOND_SCORER) else None
     folder = settings.second_scorer.resolve()
-    if not (folder / "open_clip_config.json").is_file():
+    if not _holds_clip(folder):
         raise CommandError(
-            f"SEMICAP_SECOND_SCORER is {folder}, which holds no open_clip_config.json; "
+            f"SEMICAP_SECOND_SCORER is {folder}, which holds no {_CLIP_CONFIG}; "
             "training/recipes/second-scorer makes such a folder"
         )
     return folder
+
+
+def _holds_clip(folder: Path) -> bool:
+    return (folder / _CLIP_CONFIG).is_file()
 
 
 def gate_limits_of(settings: Settings) -> GateLimits:

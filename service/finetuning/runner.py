@@ -110,6 +110,8 @@ class _Run:
             return self._fail(
                 f"{tries - 1} processes in a row ended while they trained; see the workers' logs"
             )
+        if self._record.step == 0:
+            self._report(is_complete=False)  # it runs, from the first photo on
         self._states.bring(self._folder)
         self._folder.ending.unlink(missing_ok=True)
         self._runner.task_for(self._job).write(self._folder.task)

@@ -1,6 +1,7 @@
 """Server folders as datasets: below configured roots only, after links are resolved; nothing is copied."""
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -32,6 +33,9 @@ def dataset_of_folder(folder: str, *, store: ArtifactStore, roots: Sequence[Path
             facts = path.stat()
         except OSError as error:
             writer.reject(name, error.strerror or str(error))
+            continue
+        if not stat.S_ISREG(facts.st_mode):
+            writer.reject(name, "a pipe or device, not a file")
             continue
         writer.add(Item(name=name, num_bytes=facts.st_size, modified_ns=facts.st_mtime_ns))
     return writer.finish()

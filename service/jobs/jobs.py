@@ -8,14 +8,7 @@ from datetime import UTC, datetime
 from service.errors import BrokerUnavailableError, JobStateError, TooManyJobsError
 from service.jobs.archive import JobArchive, counts_of, results_of
 from service.jobs.board import Board
-from service.jobs.documents import (
-    Attempt,
-    ItemResult,
-    Job,
-    JobState,
-    Outcome,
-    now,
-)
+from service.jobs.documents import Attempt, ItemResult, Job, JobState, Outcome, now
 from service.jobs.queue import JobQueue, finish_message
 from service.jobs.retrying import next_attempt
 from service.jobs.status import JobStatus, summary
@@ -211,9 +204,19 @@ class Jobs:
         return self.is_drained(job_id)
 
     def oldest_s(self, job_ids: Iterable[str]) -> float:
-        """Seconds since the oldest chunk that is on its way was sent; 0 when there is none."""
-        sent = [when for job_id in job_ids for when in self.board.sent(job_id).values()]
+        """Seconds since the oldest chunk of a bulk job that is on its way was sent; 0 when there is none.
+
+        A job that rests waits for a person, and a fine-tuning is one part of hours: neither counts.
+        """
+        sent = [when for job_id in job_ids for when in self._moving(job_id).values()]
         return max(0.0, time.time() - min(sent)) if sent else 0.0
+
+    def _moving(self, job_id: str) -> dict[int, float]:
+        """When each chunk was sent that workers should be at by now."""
+        sent = self.board.sent(job_id)
+        if not sent or self.board.stopped(job_id) or self.archive.job(job_id).kind == "finetune":
+            return {}
+        return sent
 
     def end(self, job: Job, outcome: Outcome) -> None:
         """Keeps how the job ended and tells those who listen."""

@@ -28,9 +28,7 @@ def next_attempt(
             settled += counts_of([result])
             items.remove(result.item)
     if not items:
-        raise JobStateError(
-            f"nothing to run again: {status.counts.failed} photos failed and have not changed"
-        )
+        raise JobStateError(f"nothing to run again: {_why_nothing(status.counts.failed)}")
     attempt = Attempt(
         number=last.number + 1,
         created=now(),
@@ -40,6 +38,15 @@ def next_attempt(
         settled=settled,
     )
     return attempt, len(items)
+
+
+def _why_nothing(failed: int) -> str:
+    if not failed:
+        return "no photo failed"
+    return (
+        f"none of the photos that failed ({failed}) has changed; repair them in the server folder or bucket, "
+        "or send repaired photos of an upload as a new dataset"
+    )
 
 
 def _whole(status: JobStatus, last: Attempt) -> Attempt:

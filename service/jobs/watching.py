@@ -64,9 +64,11 @@ def _tell_curve(console: Console, curve: list[dict[str, float]], *, after: float
 def _ending(job: dict[str, Any]) -> str:
     counts = job["counts"]
     if job["kind"] == "captions":
+        why = f"; semicap jobs errors {job['id']} says why" if counts["failed"] else ""
+        wrong = f" ({job['error']})" if job["error"] else ""
         return (
-            f"{job['state']}: {counts['done']} captioned, {counts['failed']} failed, "
-            f"{counts['skipped']} skipped"
+            f"{job['state']}{wrong}: {counts['done']} captioned, {counts['failed']} failed, "
+            f"{counts['skipped']} skipped{why}"
         )
     if not job["model"]:
         return f"{job['state']}: {job['error'] or 'no version was made'}"

@@ -1,17 +1,15 @@
 """`semicap worker`: broker, store, what captions, and the work."""
 
-import os
 from typing import Literal
 
 from service.jobs.parts import JobParts
+from service.jobs.priority import give_way
 from service.jobs.working import work
 from service.log import configure_logging
 from service.metrics import Metrics
 from service.settings import Settings
 
 Only = Literal["captions", "finetunes"]
-
-_NICENESS = 5
 
 
 def run_worker(settings: Settings, *, nice: bool, only: Only | None) -> int:
@@ -26,7 +24,7 @@ def run_worker(settings: Settings, *, nice: bool, only: Only | None) -> int:
     """
     configure_logging(level=settings.log_level, format=settings.log_format)
     if nice:
-        os.nice(_NICENESS)
+        give_way()
     parts, metrics = JobParts.build(settings), Metrics()
     if only == "finetunes":  # a job trains in a process of its own; until then no torch is needed
         return work(settings, parts, captioner=None, metrics=metrics, takes_finetunes=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import structlog
 from celery import signals
 
 from service.finetuning.orders import second_scorer_of, task_of
@@ -27,6 +28,8 @@ _HARMLESS_WARNINGS = (
 )
 _CHATTY_LOGGERS = ("celery.worker.strategy", "celery.app.trace")
 """They tell every message; service.jobs.chunks tells what came of it."""
+
+log = structlog.stdlib.get_logger("semicap.worker")
 
 
 def work(
@@ -69,7 +72,12 @@ def work(
             metrics=metrics,
             is_stopping=stopping.is_set,
         )
-        second_scorer_of(settings)
+        if second_scorer_of(settings) is None:
+            log.warning(
+                "no_second_scorer",
+                note="fine-tuned versions are judged by their language alone, and none stops early; "
+                "SEMICAP_SECOND_SCORER names a CLIP folder",
+            )
     finisher = Finisher(parts.jobs, parts.datasets, max_image_bytes=settings.max_image_bytes)
     webhooks = WebhookSender(
         parts.jobs, secret=settings.webhook_secret, private_allowed=settings.webhook_private
@@ -92,9 +100,9 @@ def _run_celery(parts: JobParts, stopping: threading.Event, queues: Sequence[str
         """Celery leaves the log alone when somebody answers this signal."""
         for name in _CHATTY_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
-        for message in _HARMLESS_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
 
+    for message in _HARMLESS_WARNINGS:  # the first comes while the worker is made
+        warnings.filterwarnings("ignore", message=message)
     signals.worker_shutting_down.connect(stop, weak=False)
     signals.setup_logging.connect(keep_logging, weak=False)
     worker = parts.celery.Worker(

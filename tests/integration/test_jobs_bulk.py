@@ -1,6 +1,7 @@
 """Thousands of photos as one zip, through a running `semicap serve`: one line for each of them.
 
-Only with SEMICAP_BULK_PHOTOS=3000; benchmarks/jobs.py compares the rate with the engine's.
+Only with SEMICAP_BULK_PHOTOS=3000, by the model that comes along; benchmarks/jobs_served.py compares the rate
+with the engine's.
 """
 
 import io
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from models.manifest import DEFAULT_CHECKPOINT
 from tests.integration.supervised import Serve, wait_for
 from tests.service import pictures
 
@@ -27,21 +29,25 @@ pytestmark = [
 ]
 
 
-def test_every_photo_of_a_zip_has_one_result(
-    tiny_checkpoint: Path, tmp_path: Path, shared_data: Path
-) -> None:
+def test_every_photo_of_a_zip_has_one_result(tmp_path: Path, shared_data: Path) -> None:
     photos = _photos(shared_data)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in photos.items():
             archive.writestr(name, data)
         archive.writestr("notes.txt", "no photo")
-    serve = Serve(tiny_checkpoint, tmp_path / "data", tmp_path / "log", SEMICAP_JOB_CHUNK_ITEMS="128")
+    serve = Serve(
+        DEFAULT_CHECKPOINT,
+        tmp_path / "data",
+        tmp_path / "log",
+        SEMICAP_JOB_CHUNK_ITEMS="128",
+        SEMICAP_JOB_SAVE_S="3",
+    )
     try:
         wait_for(serve.answers, "the service does not answer")
         dataset = serve.ask("POST", "/v1/datasets", file.getvalue(), "application/zip")
         assert (dataset["num_items"], dataset["num_rejected"]) == (len(photos), 1)
-        asked = json.dumps({"dataset": dataset["id"], "outputs": ["csv"], "options": {"num_beams": 2}})
+        asked = json.dumps({"dataset": dataset["id"], "outputs": ["csv"]})
         job = serve.ask("POST", "/v1/jobs/captions", asked.encode(), "application/json")
         address = f"/v1/jobs/{job['id']}"
         wait_for(lambda: serve.ask("GET", address)["finished"] is not None, "the job does not end")

@@ -74,3 +74,9 @@ def test_broker_and_bucket_are_reached_by_containers_alone_and_with_a_password(n
     assert "ports" not in service
     assert service["user"].split(":")[0] != "0"
     assert any("PASSWORD" in variable for variable in service["environment"])
+
+
+def test_minio_has_a_home_that_it_can_write_to() -> None:
+    """It makes ~/.minio when it starts, and ends where it cannot."""
+    minio = COMPOSE["services"]["minio"]
+    assert minio["environment"]["HOME"] in minio["tmpfs"]

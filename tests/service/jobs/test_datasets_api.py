@@ -1,9 +1,14 @@
 """Datasets over HTTP, on the real application."""
 
+import sys
+import tempfile
 from pathlib import Path
 
+import pytest
 from starlette.testclient import TestClient
 
+from service.api.uploading import spool_forms
+from service.settings import Settings
 from tests.service import pictures
 from tests.service.jobs.conftest import photo, photo_folder
 from tests.service.jobs.over_http import archive, finish, submit, upload
@@ -24,6 +29,17 @@ def test_form_that_cannot_be_read_or_has_no_photo_says_so(client: TestClient) ->
         assert answer.status_code == status
     answer = client.post("/v1/datasets", files=[("file", ("a.txt", b"text"))])
     assert (answer.status_code, answer.json()["type"]) == (422, "urn:semicap:problem:invalid-dataset")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_large_file_of_a_form_lies_in_the_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    spool_forms(Settings(data_dir=tmp_path))
+    with tempfile.SpooledTemporaryFile(max_size=1) as file:  # as starlette's parser makes them
+        file.write(b"more than one byte")
+        assert Path(f"/proc/self/fd/{file.fileno()}").readlink().is_relative_to(tmp_path)
 
 
 def test_upload_may_be_larger_than_a_request_but_not_than_a_dataset(client: TestClient) -> None:

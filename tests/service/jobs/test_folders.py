@@ -1,6 +1,7 @@
 """Folders of the server: only what the operator allows, and a person's text stays."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,13 @@ def test_photo_that_vanished_is_an_error_line(parts: JobParts, tmp_path: Path) -
     InlineWorker(parts).do_all()
     assert [result.outcome for result in parts.jobs.results(job.id)] == ["captioned", "failed", "captioned"]
     (folder / "0001.jpg").write_bytes(photo(1))
+
+
+def test_pipe_is_left_out_as_reading_it_would_never_end(parts: JobParts, tmp_path: Path) -> None:
+    folder = photo_folder(tmp_path / "photos", good=1)
+    os.mkfifo(folder / "pipe.jpg")
+    dataset = dataset_of(parts, folder)
+    assert (dataset.num_items, [one.name for one in dataset.rejected]) == (1, ["pipe.jpg"])
 
 
 def _sha256(text: str) -> str:

@@ -49,9 +49,15 @@ def test_upload_job_and_results(client: TestClient) -> None:
     job = client.get(address).json()
     assert job["state"] == "succeeded"
     assert job["counts"] == {"total": 13, "done": 12, "failed": 1, "skipped": 0}
-    results = lines(client, f"{address}/results")
+    assert job["links"] == {
+        "self": address,
+        "events": f"{address}/events",
+        "results": f"{address}/results",
+        "errors": f"{address}/errors",
+    }
+    results = lines(client, job["links"]["results"])
     assert [line["file_name"] for line in results] == [f"{number:04d}.jpg" for number in range(12)]
-    (error,) = lines(client, f"{address}/errors")
+    (error,) = lines(client, job["links"]["errors"])
     assert error["file_name"] == "broken.jpg"
     assert error["error"]["type"] == "urn:semicap:problem:broken-image"
     table = client.get(f"{address}/results?output=csv")
@@ -199,6 +205,8 @@ def test_queue_is_in_the_metrics(client: TestClient) -> None:
     oldest = re.search(r"^semicap_job_queue_oldest_seconds (\S+)$", text, re.MULTILINE)
     assert oldest is not None
     assert 0 < float(oldest[1]) < 600
+    client.post(f"/v1/jobs/{job}/pause")
+    assert "semicap_job_queue_oldest_seconds 0.0" in client.get("/metrics").text, "it waits for a person"
     client.delete(f"/v1/jobs/{job}")
     finish(client)
 

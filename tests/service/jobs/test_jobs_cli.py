@@ -92,7 +92,7 @@ def test_folder_is_sent_captioned_and_read_back(
     assert (status, "5 captioned, 1 failed" in err) == (1, True)
     status, _, err = semicap("retry", job)
     assert (status, "nothing to run again" in err) == (2, True)
-    assert f"{job}  succeeded" in semicap("list")[1]
+    assert f"{job}  captions  succeeded  5 done, 1 failed" in semicap("list")[1]
 
 
 def test_job_on_a_servers_folder_is_canceled_and_retried(
