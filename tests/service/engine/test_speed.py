@@ -4,46 +4,69 @@ import pytest
 from torch import Tensor
 
 from models.captioner import Captioner
-from models.packing import can_pack
+from models.packing import Int8Linear, can_pack
 from service.engine import speed
 from service.engine.engine import Engine, EngineSettings
 from service.engine.options import CaptionOptions
 from service.engine.speed import Speed, Wanted, with_speed
 from tests.service.engine.conftest import WAIT_S, Recorder
 
-needs_int8 = pytest.mark.skipif(not can_pack("int8"), reason="oneDNN has no int8 here")
+needs_int8 = pytest.mark.skipif(not can_pack("int8"), reason="FBGEMM is not here")
+needs_packed_fp32 = pytest.mark.skipif(not can_pack("fp32"), reason="oneDNN is not here")
 
 
 @needs_int8
+@needs_packed_fp32
 @pytest.mark.parametrize(
-    ("fp32_s", "int8_s", "chosen"), [(2.0, 1.0, "int8"), (1.0, 0.95, "fp32"), (1.0, 2.0, "fp32")]
+    ("wanted", "measured", "chosen"),
+    [
+        ("auto", (2.0, 1.5, 1.0), "int8"),
+        ("auto", (2.0, 1.0, 0.95), "fp32 packed"),
+        ("auto", (1.0, 2.0, 0.95), "fp32"),
+        ("fp32", (2.0, 1.0, 0.1), "fp32 packed"),
+        ("fp32", (1.0, 2.0, 0.1), "fp32"),
+    ],
 )
-def test_int8_is_taken_only_where_it_was_measured_to_be_clearly_faster(
-    captioner: Captioner, monkeypatch: pytest.MonkeyPatch, fp32_s: float, int8_s: float, chosen: str
+def test_what_was_measured_to_be_faster_is_taken_and_int8_only_where_it_clearly_is(
+    captioner: Captioner,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: Wanted,
+    measured: tuple[float, float, float],
+    chosen: str,
 ) -> None:
-    monkeypatch.setattr(speed, "seconds", lambda one: fp32_s if one is captioner else int8_s)
-    fast, found = with_speed(captioner, "auto")
-    assert found == Speed(chosen, {"fp32": fp32_s, "int8": int8_s})  # type: ignore[arg-type]
-    assert (fast is captioner) == (chosen == "fp32")
+    times = dict(zip(("fp32", "fp32 packed", "int8"), measured, strict=True))
+    monkeypatch.setattr(speed, "seconds", lambda one: times[_way(one, captioner)])
+    fast, found = with_speed(captioner, wanted)
+    assert _way(fast, captioner) == chosen
+    assert (found.way, found.precision) == (chosen, chosen.split()[0])
+    assert found.measured_s == (
+        times if wanted == "auto" else {name: times[name] for name in list(times)[:2]}
+    )
 
 
-def test_fp32_and_a_machine_without_bf16_keep_the_model_as_it_is(
+def _way(one: Captioner, plain: Captioner) -> str:
+    if one is plain:
+        return "fp32"
+    return "int8" if isinstance(one.decoder.output, Int8Linear) else "fp32 packed"
+
+
+def test_machine_without_the_operators_keeps_the_model_as_it_is(
     captioner: Captioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert with_speed(captioner, "fp32")[0] is captioner
     monkeypatch.setattr(speed, "can_pack", lambda precision: False)
-    assert with_speed(captioner, "auto")[0] is captioner
+    for wanted in ("fp32", "auto"):
+        assert with_speed(captioner, wanted) == (captioner, Speed("fp32", "fp32", {}))
 
 
 def test_format_that_the_machine_lacks_is_refused_by_name(
     captioner: Captioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.packing.can_pack", lambda precision: False)
+    monkeypatch.setattr("models.packing.packing_layer", lambda precision: None)
     with pytest.raises(ValueError, match="cannot run the model in int8"):
         with_speed(captioner, "int8")
 
 
-@pytest.mark.parametrize("precision", ["auto", pytest.param("int8", marks=needs_int8)])
+@pytest.mark.parametrize("precision", ["auto", "fp32", pytest.param("int8", marks=needs_int8)])
 def test_engine_gives_the_same_captions_alone_and_together_in_every_format(
     captioner: Captioner, pixels: Tensor, recorder: Recorder, precision: Wanted
 ) -> None:
