@@ -39,6 +39,7 @@ PLAIN, PEER_FP32, PEER_BF16 = "ours fp32 unpacked", "generate fp32", "generate b
 PEER = "CTranslate2 int8"
 
 Captions = list[list[int]]
+Way = Callable[[Tensor, int], Captions]
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,14 @@ def main() -> None:
     console.print(equal)
 
 
-def _ways(
-    scratch: Path, *, seed: int, threads: int, say: Callable[[str], None]
-) -> Mapping[str, Callable[[Tensor, int], Captions]]:
+def _ways(scratch: Path, *, seed: int, threads: int, say: Callable[[str], None]) -> Mapping[str, Way]:
     torch.manual_seed(seed)
     gpt2: Any = GPT2LMHeadModel(GPT2Config())
     gpt2.eval()
     config = DecoderConfig("gpt2", vocab_size=50257, width=768, layers=12, heads=12, max_length=64)
     decoder = CaptionDecoder(config, prefix_length=PREFIX).eval()
     load_gpt2(decoder, gpt2)
-    ways = {PEER_FP32: partial(_generate, gpt2), PLAIN: partial(_decode, decoder)}
+    ways: dict[str, Way] = {PEER_FP32: partial(_generate, gpt2), PLAIN: partial(_decode, decoder)}
     if can_pack("bf16"):
         half = copy.deepcopy(gpt2).bfloat16()
         ways[PEER_BF16] = lambda prefix, beams: _generate(half, prefix.bfloat16(), beams)
@@ -110,7 +109,7 @@ def _ways(
         return ways
 
 
-def _ctranslate2_way(gpt2: Any, scratch: Path, *, threads: int) -> Callable[[Tensor, int], Captions]:
+def _ctranslate2_way(gpt2: Any, scratch: Path, *, threads: int) -> Way:
     """The same weights in CTranslate2, behind a prompt of PREFIX tokens."""
     ctranslate2: Any = importlib.import_module("ctranslate2")
     gpt2.save_pretrained(scratch / "gpt2")

@@ -23,14 +23,14 @@ from models.checkpoint import DEFAULT_CHECKPOINT, load_captioner
 from models.decode import decode
 from models.generation import GenerationOptions
 from models.image_features import ImageFeatures
-from models.packing import Precision, can_pack
-from service.engine.speed import with_speed
+from models.packing import Precision, can_pack, packed
+from service.engine.speed import in_fp32
 from training.data import CaptionedImages
 from training.evaluate import read_evaluation_photos
 from training.metrics import clip_scores, reference_scores
 
 BATCH = 8
-FORMATS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+FORMATS: tuple[Precision, ...] = ("bf16", "int8")
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ def main() -> None:
     captioned = read_evaluation_photos(arguments.photos, limit=arguments.limit).captioned
     captioner = load_captioner(arguments.checkpoint)
     pixels = [captioner.clip.preprocess.resize(Image.open(path)) for path in captioned.images.files]  # type: ignore[arg-type]
-    formats = [name for name in FORMATS if name == "fp32" or can_pack(name)]
-    table = Table("", *formats, box=None)
-    outcomes = [_caption(with_speed(captioner, name)[0], pixels) for name in formats]
+    ways = in_fp32(captioner) | {name: packed(captioner, name) for name in FORMATS if can_pack(name)}
+    table = Table("", *ways, box=None)
+    outcomes = [_caption(way, pixels) for way in ways.values()]
     embeddings = _embeddings(captioner, pixels)
     figures = [_figures(captioner, captioned, outcome.captions, embeddings) for outcome in outcomes]
     for name in figures[0]:
@@ -63,7 +63,7 @@ def main() -> None:
     table.add_row("CPU seconds", *(f"{each.seconds:.1f}" for each in outcomes))
     table.add_row("speed", *(f"{plain.seconds / each.seconds:.2f} x" for each in outcomes))
     Console().print(f"{len(pixels)} photos, beam 4, {torch.get_num_threads()} threads", table)
-    for name in set(FORMATS) - set(formats):
+    for name in set(FORMATS) - ways.keys():
         print(f"{name} is left out: this processor has no fast way to compute in it")
 
 

@@ -214,7 +214,7 @@ def _packed_visual(visual: nn.Module, precision: Precision) -> nn.Module:
         _pack_linears(copied, PackedLinear)
         return copied
     if can_pack("bf16"):
-        copied.trunk.bfloat16()  # type: ignore[operator, union-attr]
+        copied.trunk.bfloat16()
     _pack_linears(copied, ExactLinear)
     return copied
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from models.captioner import Captioner
-from models.packing import can_pack, packed
+from models.packing import Precision, can_pack, packed
 from service.engine.engine import Engine, EngineSettings
 from service.engine.observer import SilentObserver, Stage
 from service.engine.options import CaptionOptions
@@ -25,6 +25,7 @@ from service.engine.threads import available_cpus
 from service.images import ImageLimits, read_pixels
 from service.reading_ahead import read_ahead
 
+FORMATS: tuple[Precision, ...] = ("bf16", "int8")
 PHOTO_SIZE, NUM_PHOTOS = (640, 480), 32
 WORK_OF_A_FORMAT = f"{IMAGES} images, beam {BEAMS}, {TOKENS} tokens"
 
@@ -77,7 +78,7 @@ class _Listener(SilentObserver):
     """Remembers the format and adds up the stages' seconds."""
 
     def __init__(self) -> None:
-        self.chosen = "fp32"
+        self.chosen: str = "fp32"
         self.seconds: dict[str, float] = {}
 
     def speed_chosen(self, speed: Speed) -> None:
@@ -118,11 +119,11 @@ class Benchmark:
     def _formats(self) -> dict[str, float]:
         if self.captioner.device.type != "cpu":
             return {}
-        measured = {}
-        for name, way in in_fp32(self.captioner).items():
-            self.say(f"measuring {name}")
-            measured[name] = seconds(way)
-        for name in ("bf16", "int8"):
+        measured: dict[str, float] = {}
+        for layout, captioner in in_fp32(self.captioner).items():
+            self.say(f"measuring {layout}")
+            measured[layout] = seconds(captioner)
+        for name in FORMATS:
             if can_pack(name):
                 self.say(f"measuring {name}")
                 measured[name] = seconds(packed(self.captioner, name))

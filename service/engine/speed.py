@@ -1,6 +1,5 @@
 """The number format of the model's weights, chosen by measuring it on this machine."""
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ from models.generation import GenerationOptions
 from models.half import has_fast_bf16, in_bf16
 from models.packing import Precision, can_pack, packed
 
-Wanted = Literal["auto", "fp32", "bf16", "int8"]
+Way = Literal["fp32", "fp32 packed", "bf16", "int8"]
+"""Packed: laid out by oneDNN, the same numbers for as much memory again."""
+Wanted = Literal["auto"] | Way
 IMAGES, BEAMS, TOKENS = 8, 4, 8
 """Work that is timed: a moderately full engine with the default options."""
 RUNS = 3
 WORTHWHILE = 1.1
-"""int8 must be so much faster than fp32 to be taken; less is noise."""
-PLAIN, PACKED = "fp32", "fp32 packed"
-"""The same numbers: weights as they are, and laid out by oneDNN, which takes as much memory again."""
+"""Another layout or format must be so much faster to be taken; less is noise."""
 
 
 @dataclass(frozen=True)
@@ -29,56 +28,57 @@ class Speed:
     """What was chosen, and why.
 
     Args:
-        way: PACKED for fp32 laid out by oneDNN, else the format.
+        way: the format, and in fp32 the layout; wanting it gives the same again without measuring.
         measured_s: seconds of the timed work by way; empty where there was nothing to choose.
     """
 
     precision: Precision
-    way: str
-    measured_s: Mapping[str, float]
+    way: Way
+    measured_s: Mapping[Way, float]
 
 
 @torch.inference_mode()
 def with_speed(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
     """The captioner in the format that is fastest here, or in the one that is wanted.
 
-    auto is int8 where that was measured to be faster: as in fp32, a caption does not depend on the batch.
-    fp32 is in the layout that was measured to be faster.
-    bf16, faster in large batches, is for those who do not mind that it can. On a GPU with units for bf16
-    auto is bf16; on other accelerators all stays as it is.
+    auto is packed fp32 or int8 where that was measured to be clearly faster: as in fp32, the model as it is,
+    a caption does not depend on the batch. bf16, faster in large batches, is for those who do not mind that
+    it can. On a GPU with units for bf16 auto is bf16; on other accelerators all stays as it is.
 
     Raises:
         ValueError: a format that this machine cannot run.
     """
     if captioner.device.type == "cuda":
         return _on_cuda(captioner, wanted)
-    if captioner.device.type != "cpu":
-        return captioner, Speed("fp32", PLAIN, {})
-    if wanted in ("bf16", "int8"):
+    if captioner.device.type != "cpu" or wanted == "fp32":
+        return captioner, Speed("fp32", "fp32", {})
+    if wanted == "fp32 packed":
+        return packed(captioner, "fp32"), Speed("fp32", wanted, {})
+    if wanted != "auto":
         return packed(captioner, wanted), Speed(wanted, wanted, {})
     ways = in_fp32(captioner)
-    if wanted == "auto" and can_pack("int8"):
+    if can_pack("int8"):
         ways["int8"] = packed(captioner, "int8")
     if len(ways) == 1:
-        return captioner, Speed("fp32", PLAIN, {})
-    measured = {name: seconds(way) for name, way in ways.items()}
-    full = min(ways.keys() - {"int8"}, key=measured.__getitem__)
-    if measured.get("int8", math.inf) * WORTHWHILE < measured[full]:
-        return ways["int8"], Speed("int8", "int8", measured)
-    return ways[full], Speed("fp32", full, measured)
+        return captioner, Speed("fp32", "fp32", {})
+    measured = {way: seconds(one) for way, one in ways.items()}
+    chosen: Way = "fp32"
+    for way in ways:
+        chosen = way if measured[way] * WORTHWHILE < measured[chosen] else chosen
+    return ways[chosen], Speed("int8" if chosen == "int8" else "fp32", chosen, measured)
 
 
-def in_fp32(captioner: Captioner) -> dict[str, Captioner]:
+def in_fp32(captioner: Captioner) -> dict[Way, Captioner]:
     """The captioner in fp32 in every layout that this machine has."""
-    ways = {PLAIN: captioner}
-    return ways | {PACKED: packed(captioner, "fp32")} if can_pack("fp32") else ways
+    ways: dict[Way, Captioner] = {"fp32": captioner}
+    return ways | {"fp32 packed": packed(captioner, "fp32")} if can_pack("fp32") else ways
 
 
 def _on_cuda(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
     if wanted == "int8":
         raise ValueError("int8 is for CPUs; on a GPU the model runs in bf16 or fp32")
-    if wanted == "fp32" or not has_fast_bf16(captioner.device):
-        return captioner, Speed("fp32", PLAIN, {})
+    if wanted in ("fp32", "fp32 packed") or not has_fast_bf16(captioner.device):
+        return captioner, Speed("fp32", "fp32", {})
     return in_bf16(captioner), Speed("bf16", "bf16", {})
 
 
