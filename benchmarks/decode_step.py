@@ -1,7 +1,8 @@
 """How near a decode step comes to the machine's matrix rate: `python -m benchmarks.decode_step`.
 
 GPT-2 small at random weights, 10 tokens behind a prefix of 10. Beside a step stand its 49 matrix products
-alone, and a large square product in bf16, which is what the machine can do.
+alone, and a large square product, which is what the machine can do: in bf16 where the processor has it, else
+in fp32. Formats that it could only emulate are left out.
 """
 
 import argparse
@@ -17,9 +18,10 @@ from torch.nn import functional
 from benchmarks.timing import add_arguments, medians
 from models.config import DecoderConfig
 from models.decoder import CaptionDecoder
-from models.packing import LAYERS, Precision, can_pack, packed_decoder
+from models.packing import Precision, can_pack, packed_decoder, packing_layer
 
 GPT2 = DecoderConfig("gpt2", vocab_size=50257, width=768, layers=12, heads=12, max_length=64)
+FORMATS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 PREFIX, TOKENS, SQUARE = 10, 10, 2048
 SHAPES = ((768, 2304), (768, 768), (768, 3072), (3072, 768))
 """Inputs and outputs of a layer's products; the vocabulary's comes once."""
@@ -34,9 +36,12 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     decoder = CaptionDecoder(GPT2, prefix_length=PREFIX).eval().requires_grad_(False)
-    square = torch.randn(SQUARE, SQUARE).bfloat16()
+    square = torch.randn(SQUARE, SQUARE).to(torch.bfloat16 if can_pack("bf16") else torch.float32)
     table = Table("format", "rows", "step", "its products alone", "GFLOP/s", "of the square's rate", box=None)
-    for precision in [name for name in ("bf16", "int8") if can_pack(name)]:
+    for precision in FORMATS:
+        if not can_pack(precision):
+            print(f"{precision} is left out: this processor has no fast way to compute in it")
+            continue
         fast, products = packed_decoder(decoder, precision), _products(decoder, precision)
         for rows in arguments.rows:
             ways: dict[str, Callable[[], object]] = {
@@ -54,7 +59,8 @@ def main() -> None:
                 f"{rate / 1e9:.0f}",
                 f"{rate / (2 * SQUARE**3 / times['square']):.0%}",
             )
-    Console().print(f"{arguments.threads} threads, {arguments.clock} time, median of {arguments.runs}", table)
+    title = f"{arguments.threads} threads, {arguments.clock} time, median of {arguments.runs}"
+    Console().print(f"{title}; the square in {str(square.dtype).removeprefix('torch.')}", table)
 
 
 def _flops(rows: int) -> int:
@@ -83,7 +89,9 @@ def _step(decoder: CaptionDecoder, rows: int) -> Callable[[], Tensor]:
 
 
 def _products(decoder: CaptionDecoder, precision: Precision) -> Callable[[Tensor], None]:
-    make = LAYERS[precision]
+    make = packing_layer(precision)
+    if make is None:
+        raise ValueError(f"{precision} cannot be packed here")
     layers = [
         make(linear.weight, linear.bias)
         for block in decoder.layers

@@ -1,7 +1,8 @@
 """Our decoding against transformers' `generate`, same weights: `python -m benchmarks.generate`.
 
-GPT-2 small at random weights behind a prefix of 10, 20 new tokens. Medians of interleaved runs, as ratios.
-The captions of both must be equal in fp32; for bf16 and int8 the share of equal tokens is printed (random
+GPT-2 small at random weights behind a prefix of 10, 20 new tokens. Medians of interleaved runs, as ratios to
+`generate` in bf16, or in fp32 where the processor has no bf16: formats that it could only emulate are left
+out. The captions of both must be equal in fp32; for the others the share of equal tokens is printed (random
 weights make near ties, which rounding decides). CTranslate2's int8 stands beside them where it is installed
 (`pip install ctranslate2`; it is no dependency): behind a prompt of 10 tokens, as it takes no embeddings.
 """
@@ -28,15 +29,17 @@ from models.decode import decode
 from models.decoder import CaptionDecoder
 from models.generation import GenerationOptions
 from models.gpt2 import load_gpt2
-from models.packing import packed_decoder
+from models.packing import Precision, can_pack, packed_decoder
 from models.random_model import made_up_vocabulary
 
 PREFIX, NEW_TOKENS, EOS = 10, 20, 50256
 WORK = (("greedy", 1, 1), ("greedy", 1, 8), ("greedy", 1, 32), ("beam", 5, 1), ("beam", 5, 8))
-BASE = "generate bf16"
+FORMATS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+PLAIN, PEER_FP32, PEER_BF16 = "ours fp32 unpacked", "generate fp32", "generate bf16"
 PEER = "CTranslate2 int8"
 
 Captions = list[list[int]]
+Way = Callable[[Tensor, int], Captions]
 
 
 @dataclass(frozen=True)
@@ -56,45 +59,49 @@ def main() -> None:
     console = Console(width=160)
     with tempfile.TemporaryDirectory() as scratch:
         ways = _ways(Path(scratch), seed=0, threads=arguments.threads, say=console.print)
+    base = PEER_BF16 if PEER_BF16 in ways else PEER_FP32
     table = Table("work", *ways, box=None)
     own = [name for name in ways if name != PEER]
     equal = Table("equal tokens", *own, box=None)
     for strategy, beams, images in WORK:
         prefix = torch.randn(images, PREFIX, 768, generator=torch.Generator().manual_seed(images))
         captions = {name: ways[name](prefix, beams) for name in own}
-        if captions["ours fp32"] != captions["generate fp32"]:
+        if captions[PLAIN] != captions[PEER_FP32]:
             raise SystemExit(f"{strategy} {images}: the captions differ in fp32")
         here = {name: partial(way, prefix, beams) for name, way in ways.items()}
         times = medians(here, runs=arguments.runs, clock=arguments.clock)
         name = f"{strategy}{f' {beams}' if beams > 1 else ''}, batch {images}"
-        table.add_row(name, *(_cell(times, way) for way in ways))
-        expected = captions["generate fp32"]
+        cells = [_cell(times, way, base) for way in ways]
+        print(
+            f"{name}: {', '.join(f'{way} {cell}' for way, cell in zip(ways, cells, strict=True))}", flush=True
+        )
+        table.add_row(name, *cells)
+        expected = captions[PEER_FP32]
         equal.add_row(name, *(f"{_agreement(captions[way], expected):.0%}" for way in own))
     console.print(
         f"{arguments.threads} threads, {arguments.clock} seconds, median of {arguments.runs}; "
-        f"in brackets the speed against {BASE}"
+        f"in brackets the speed against {base}"
     )
     console.print(table)
     console.print(equal)
 
 
-def _ways(
-    scratch: Path, *, seed: int, threads: int, say: Callable[[str], None]
-) -> Mapping[str, Callable[[Tensor, int], Captions]]:
+def _ways(scratch: Path, *, seed: int, threads: int, say: Callable[[str], None]) -> Mapping[str, Way]:
     torch.manual_seed(seed)
     gpt2: Any = GPT2LMHeadModel(GPT2Config())
     gpt2.eval()
     config = DecoderConfig("gpt2", vocab_size=50257, width=768, layers=12, heads=12, max_length=64)
     decoder = CaptionDecoder(config, prefix_length=PREFIX).eval()
     load_gpt2(decoder, gpt2)
-    half = copy.deepcopy(gpt2).bfloat16()
-    ways = {
-        "generate fp32": lambda prefix, beams: _generate(gpt2, prefix, beams),
-        BASE: lambda prefix, beams: _generate(half, prefix.bfloat16(), beams),
-        "ours fp32": lambda prefix, beams: _decode(decoder, prefix, beams),
-        "ours bf16": _packed_way(decoder, "bf16"),
-        "ours int8": _packed_way(decoder, "int8"),
-    }
+    ways: dict[str, Way] = {PEER_FP32: partial(_generate, gpt2), PLAIN: partial(_decode, decoder)}
+    if can_pack("bf16"):
+        half = copy.deepcopy(gpt2).bfloat16()
+        ways[PEER_BF16] = lambda prefix, beams: _generate(half, prefix.bfloat16(), beams)
+    for name in FORMATS:
+        if can_pack(name):
+            ways[f"ours {name}"] = partial(_decode, packed_decoder(decoder, name))
+        else:
+            say(f"{name} is left out: this processor has no fast way to compute in it")
     try:
         return ways | {PEER: _ctranslate2_way(gpt2, scratch, threads=threads)}
     except ImportError:
@@ -102,7 +109,7 @@ def _ways(
         return ways
 
 
-def _ctranslate2_way(gpt2: Any, scratch: Path, *, threads: int) -> Callable[[Tensor, int], Captions]:
+def _ctranslate2_way(gpt2: Any, scratch: Path, *, threads: int) -> Way:
     """The same weights in CTranslate2, behind a prompt of PREFIX tokens."""
     ctranslate2: Any = importlib.import_module("ctranslate2")
     gpt2.save_pretrained(scratch / "gpt2")
@@ -126,11 +133,6 @@ def _ctranslate2_way(gpt2: Any, scratch: Path, *, threads: int) -> Callable[[Ten
         return [result.sequences_ids[0] for result in results]
 
     return run
-
-
-def _packed_way(decoder: CaptionDecoder, precision: Any) -> Callable[[Tensor, int], Captions]:
-    fast = packed_decoder(decoder, precision)
-    return lambda prefix, beams: _decode(fast, prefix, beams)
 
 
 @torch.inference_mode()
@@ -166,8 +168,8 @@ def _agreement(captions: Captions, expected: Captions) -> float:
     return sum(one == other for one, other in pairs) / max(len(pairs), 1)
 
 
-def _cell(times: Mapping[str, float], way: str) -> str:
-    return f"{times[way]:.2f} ({times[BASE] / times[way]:.1f} x)"
+def _cell(times: Mapping[str, float], way: str, base: str) -> str:
+    return f"{times[way]:.2f} ({times[base] / times[way]:.1f} x)"
 
 
 if __name__ == "__main__":

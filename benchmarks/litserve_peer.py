@@ -1,5 +1,7 @@
 """The same captioner behind LitServe: batches of what waits, transformers' generate; for benchmarks.served.
 
+In bf16 where the processor has it, else in fp32.
+
     python -m benchmarks.litserve_peer CHECKPOINT --port PORT --threads THREADS
 
 LitServe is installed by hand (pip install litserve): nothing but this comparison needs it.
@@ -20,6 +22,7 @@ from models.captioner import Captioner
 from models.checkpoint import load_captioner
 from models.decoder import CaptionDecoder
 from models.half import in_bf16
+from models.packing import can_pack
 from models.similarity import clip_similarity
 
 BATCH, BATCH_TIMEOUT_S, ANSWER_TIMEOUT_S = 8, 0.02, 600
@@ -68,8 +71,10 @@ class CaptionApi(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         torch.set_num_threads(self.threads)
         captioner: Captioner = load_captioner(self.checkpoint)
-        self.gpt2: Any = to_gpt2(captioner.decoder).bfloat16()
-        self.captioner = in_bf16(captioner)
+        self.gpt2: Any = to_gpt2(captioner.decoder)
+        self.captioner = captioner
+        if can_pack("bf16"):  # elsewhere it would be emulated
+            self.gpt2, self.captioner = self.gpt2.bfloat16(), in_bf16(captioner)
 
     def decode_request(self, request: dict[str, Any]) -> tuple[torch.Tensor, int, int]:
         image = Image.open(BytesIO(base64.b64decode(request["image"])))
@@ -86,7 +91,7 @@ class CaptionApi(litserve.LitAPI):  # type: ignore[misc]
         captioner, tokenizer = self.captioner, self.captioner.tokenizer
         pixels = torch.stack([image for image, _, _ in inputs])
         features = captioner.encode_image(captioner.clip.preprocess.normalize(pixels))
-        prefix = captioner.prefix(features).bfloat16()
+        prefix = captioner.prefix(features).to(self.gpt2.dtype)
         longest = max(tokens for _, tokens, _ in inputs)
         ids = self.gpt2.generate(
             inputs_embeds=prefix,

@@ -178,6 +178,8 @@ def _compare(services: Mapping[str, tuple[int, RequestOf]], arguments: argparse.
                 count = max(clients, arguments.requests if clients > 1 else arguments.requests // 4)
                 found[name].add(asyncio.run(closed_loop(port, request_of, clients=clients, requests=count)))
         _add_rows(table, str(clients), found)
+        rates = ", ".join(f"{name} {answers.rate:.2f}/s" for name, answers in found.items())
+        print(f"{clients} clients: {rates}", flush=True)
         if clients == max(arguments.clients, key=lambda one: (one <= 32, one)):
             peer_rate = next(iter(found.values())).rate
     scheduled = {

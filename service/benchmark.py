@@ -20,11 +20,12 @@ from models.packing import Precision, can_pack, packed
 from service.engine.engine import Engine, EngineSettings
 from service.engine.observer import SilentObserver, Stage
 from service.engine.options import CaptionOptions
-from service.engine.speed import BEAMS, IMAGES, TOKENS, Speed, Wanted, seconds
+from service.engine.speed import BEAMS, IMAGES, TOKENS, Speed, Wanted, in_fp32, seconds
 from service.engine.threads import available_cpus
 from service.images import ImageLimits, read_pixels
 from service.reading_ahead import read_ahead
 
+FORMATS: tuple[Precision, ...] = ("bf16", "int8")
 PHOTO_SIZE, NUM_PHOTOS = (640, 480), 32
 WORK_OF_A_FORMAT = f"{IMAGES} images, beam {BEAMS}, {TOKENS} tokens"
 
@@ -62,14 +63,14 @@ class Report:
     """What a benchmark found.
 
     Args:
-        format_seconds: of WORK_OF_A_FORMAT, for each number format that this machine can run.
-        chosen: the format that the engine took.
+        format_seconds: of WORK_OF_A_FORMAT, for each number format and layout that this machine can run.
+        chosen: the one of them that the engine took.
     """
 
     model: str
     machine: Machine
     format_seconds: Mapping[str, float]
-    chosen: Precision
+    chosen: str
     end_to_end: EndToEnd
 
 
@@ -77,11 +78,11 @@ class _Listener(SilentObserver):
     """Remembers the format and adds up the stages' seconds."""
 
     def __init__(self) -> None:
-        self.chosen: Precision = "fp32"
+        self.chosen: str = "fp32"
         self.seconds: dict[str, float] = {}
 
     def speed_chosen(self, speed: Speed) -> None:
-        self.chosen = speed.precision
+        self.chosen = speed.way
 
     def stage_done(self, stage: Stage, *, batch_size: int, seconds: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
@@ -118,12 +119,16 @@ class Benchmark:
     def _formats(self) -> dict[str, float]:
         if self.captioner.device.type != "cpu":
             return {}
-        self.say("measuring fp32")
-        measured = {"fp32": seconds(self.captioner)}
-        for name in ("bf16", "int8"):
+        measured: dict[str, float] = {}
+        for layout, captioner in in_fp32(self.captioner).items():
+            self.say(f"measuring {layout}")
+            measured[layout] = seconds(captioner)
+        for name in FORMATS:
             if can_pack(name):
                 self.say(f"measuring {name}")
                 measured[name] = seconds(packed(self.captioner, name))
+            else:
+                self.say(f"{name} is left out: this processor has no fast way to compute in it")
         return measured
 
     def _end_to_end(self, listener: _Listener) -> EndToEnd:

@@ -45,7 +45,7 @@ class Loaded:
         A measurement beside a busy engine could choose otherwise, and captions would change with it.
         """
         is_same = self.model.manifest.config == other.manifest.config
-        return self.engine.speed.precision if is_same and self.engine.speed else wanted
+        return self.engine.speed.way if is_same and self.engine.speed else wanted
 
 
 @dataclass(frozen=True)

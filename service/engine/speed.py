@@ -13,12 +13,14 @@ from models.generation import GenerationOptions
 from models.half import has_fast_bf16, in_bf16
 from models.packing import Precision, can_pack, packed
 
-Wanted = Literal["auto", "fp32", "bf16", "int8"]
+Way = Literal["fp32", "fp32 packed", "bf16", "int8"]
+"""Packed: laid out by oneDNN, the same numbers for as much memory again."""
+Wanted = Literal["auto"] | Way
 IMAGES, BEAMS, TOKENS = 8, 4, 8
 """Work that is timed: a moderately full engine with the default options."""
 RUNS = 3
 WORTHWHILE = 1.1
-"""int8 must be so much faster than fp32 to be taken; less is noise."""
+"""Another layout or format must be so much faster to be taken; less is noise."""
 
 
 @dataclass(frozen=True)
@@ -26,20 +28,22 @@ class Speed:
     """What was chosen, and why.
 
     Args:
-        measured_s: seconds of the timed work by format; empty where there was nothing to choose.
+        way: the format, and in fp32 the layout; wanting it gives the same again without measuring.
+        measured_s: seconds of the timed work by way; empty where there was nothing to choose.
     """
 
     precision: Precision
-    measured_s: Mapping[str, float]
+    way: Way
+    measured_s: Mapping[Way, float]
 
 
 @torch.inference_mode()
 def with_speed(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
     """The captioner in the format that is fastest here, or in the one that is wanted.
 
-    auto is int8 where that was measured to be faster: as in fp32, a caption does not depend on the batch.
-    bf16, faster in large batches, is for those who do not mind that it can. On a GPU with units for bf16
-    auto is bf16; on other accelerators all stays as it is.
+    auto is packed fp32 or int8 where that was measured to be clearly faster: as in fp32, the model as it is,
+    a caption does not depend on the batch. bf16, faster in large batches, is for those who do not mind that
+    it can. On a GPU with units for bf16 auto is bf16; on other accelerators all stays as it is.
 
     Raises:
         ValueError: a format that this machine cannot run.
@@ -47,24 +51,35 @@ def with_speed(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
     if captioner.device.type == "cuda":
         return _on_cuda(captioner, wanted)
     if captioner.device.type != "cpu" or wanted == "fp32":
-        return captioner, Speed("fp32", {})
+        return captioner, Speed("fp32", "fp32", {})
+    if wanted == "fp32 packed":
+        return packed(captioner, "fp32"), Speed("fp32", wanted, {})
     if wanted != "auto":
-        return packed(captioner, wanted), Speed(wanted, {})
-    if not can_pack("int8"):
-        return captioner, Speed("fp32", {})
-    small = packed(captioner, "int8")
-    measured = {"fp32": seconds(captioner), "int8": seconds(small)}
-    if measured["int8"] * WORTHWHILE < measured["fp32"]:
-        return small, Speed("int8", measured)
-    return captioner, Speed("fp32", measured)
+        return packed(captioner, wanted), Speed(wanted, wanted, {})
+    ways = in_fp32(captioner)
+    if can_pack("int8"):
+        ways["int8"] = packed(captioner, "int8")
+    if len(ways) == 1:
+        return captioner, Speed("fp32", "fp32", {})
+    measured = {way: seconds(one) for way, one in ways.items()}
+    chosen: Way = "fp32"
+    for way in ways:
+        chosen = way if measured[way] * WORTHWHILE < measured[chosen] else chosen
+    return ways[chosen], Speed("int8" if chosen == "int8" else "fp32", chosen, measured)
+
+
+def in_fp32(captioner: Captioner) -> dict[Way, Captioner]:
+    """The captioner in fp32 in every layout that this machine has."""
+    ways: dict[Way, Captioner] = {"fp32": captioner}
+    return ways | {"fp32 packed": packed(captioner, "fp32")} if can_pack("fp32") else ways
 
 
 def _on_cuda(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
     if wanted == "int8":
         raise ValueError("int8 is for CPUs; on a GPU the model runs in bf16 or fp32")
-    if wanted == "fp32" or not has_fast_bf16(captioner.device):
-        return captioner, Speed("fp32", {})
-    return in_bf16(captioner), Speed("bf16", {})
+    if wanted in ("fp32", "fp32 packed") or not has_fast_bf16(captioner.device):
+        return captioner, Speed("fp32", "fp32", {})
+    return in_bf16(captioner), Speed("bf16", "bf16", {})
 
 
 def seconds(captioner: Captioner) -> float:

@@ -1,6 +1,7 @@
 """Packed decoders against the plain one: close to it, and blind to what else is in the batch."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,27 +17,29 @@ from models.generation import GenerationOptions
 from models.image_features import ImageFeatures
 from models.manifest import DEFAULT_CHECKPOINT
 from models.packing import (
-    LAYERS,
+    REDUCED_WEIGHT_MAX,
+    WEIGHT_MAX,
     ExactLinear,
     Int8Linear,
     Layer,
     PackedLinear,
+    Precision,
     can_pack,
     packed,
     packed_decoder,
+    packing_layer,
 )
 from tests.models.toy import MAX_TOKENS, ToyTokens, toy_decoder, toy_prefixes
 from tests.tiny import tiny_captioner
 
-Format = Literal["bf16", "int8"]
-FORMATS: tuple[Format, ...] = ("bf16", "int8")
-ERROR = {"bf16": 0.01, "int8": 0.02}
-"""Largest relative error of a product: 8 bits of mantissa, 8 bits in all."""
-needs_int8 = pytest.mark.skipif(not can_pack("int8"), reason="oneDNN has no int8 here")
+FORMATS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+ERROR = {"fp32": 1e-5, "bf16": 0.01, "int8": 0.02}
+"""Largest relative error of a product: 24 and 8 bits of mantissa, 8 bits in all."""
+needs_int8 = pytest.mark.skipif(not can_pack("int8"), reason="FBGEMM is not here")
 on_every_format = pytest.mark.parametrize(
     "format",
     [
-        pytest.param(name, marks=pytest.mark.skipif(not can_pack(name), reason=f"oneDNN has no {name} here"))
+        pytest.param(name, marks=pytest.mark.skipif(not can_pack(name), reason=f"no fast {name} here"))
         for name in FORMATS
     ],
 )
@@ -44,17 +47,39 @@ on_every_format = pytest.mark.parametrize(
 
 @on_every_format
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_layer_is_close_to_the_plain_one(format: Format, has_bias: bool) -> None:
+def test_layer_is_close_to_the_plain_one(format: Precision, has_bias: bool) -> None:
     weight, x = torch.randn(96, 64), torch.randn(2, 7, 64)
     bias = torch.randn(96) if has_bias else None
     expected = functional.linear(x, weight, bias)
-    y = LAYERS[format](weight, bias)(x).float()
+    y = _layer(format)(weight, bias)(x).float()
     assert y.shape == expected.shape
     assert (y - expected).norm() < ERROR[format] * expected.norm()
 
 
+def _layer(format: Precision) -> Layer:
+    layer = packing_layer(format)
+    assert layer is not None
+    return layer
+
+
 @needs_int8
-@pytest.mark.parametrize("layer", [Int8Linear, ExactLinear])
+def test_int8_sums_are_exact_where_every_product_is_as_large_as_it_can_be() -> None:
+    linear = _layer("int8")(torch.ones(32, 1024), None)
+    for sign in (1.0, -1.0):  # -1 is the smallest unsigned input, 1 the largest
+        torch.testing.assert_close(linear(torch.full((3, 1024), sign)), torch.full((3, 32), sign * 1024))
+
+
+def test_reduced_weights_are_nearly_as_good_as_full_ones() -> None:
+    weight, x = torch.randn(96, 64), torch.randn(40, 64)
+    expected = functional.linear(x, weight)
+    for largest, error in ((WEIGHT_MAX, 0.01), (REDUCED_WEIGHT_MAX, 0.02)):
+        ids, scales = packing._quantized(weight, largest=largest)
+        assert int(ids.abs().max()) == largest
+        assert (functional.linear(x, ids * scales) - expected).norm() < error * expected.norm()
+
+
+@needs_int8
+@pytest.mark.parametrize("layer", [Int8Linear, partial(Int8Linear, weight_max=64), ExactLinear])
 def test_row_gets_the_same_result_whatever_stands_beside_it(layer: Layer) -> None:
     linear, x = layer(torch.randn(320, 1280), torch.randn(320)), torch.randn(160, 1280)
     x[1::2] *= 100  # a scale for the whole batch would drown the other rows
@@ -64,16 +89,26 @@ def test_row_gets_the_same_result_whatever_stands_beside_it(layer: Layer) -> Non
         assert torch.equal(torch.cat(parts), together)
 
 
-@pytest.mark.skipif(not can_pack("bf16"), reason="oneDNN has no bf16 here")
-def test_gelu_in_the_layer_is_the_one_after_it() -> None:
+@pytest.mark.parametrize(
+    ("format", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)], ids=["fp32", "bf16"]
+)
+def test_gelu_in_the_layer_is_the_one_after_it(format: Precision, dtype: torch.dtype) -> None:
+    if not can_pack(format):
+        pytest.skip(f"no fast {format} here")
     weight, bias, x = torch.randn(96, 64), torch.randn(96), torch.randn(5, 64)
     expected = functional.gelu(functional.linear(x, weight, bias), approximate="tanh")
-    y = PackedLinear(weight, bias, gelu=True)(x).float()
-    assert (y - expected).norm() < ERROR["bf16"] * expected.norm()
+    y = PackedLinear(weight, bias, gelu=True, dtype=dtype)(x).float()
+    assert (y - expected).norm() < ERROR[format] * expected.norm()
+
+
+def test_bf16_that_would_be_emulated_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    has = {"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert not can_pack("bf16")
 
 
 @on_every_format
-def test_packed_decoder_says_nearly_the_same_and_leaves_the_plain_one_alone(format: Format) -> None:
+def test_packed_decoder_says_nearly_the_same_and_leaves_the_plain_one_alone(format: Precision) -> None:
     decoder, prefixes = toy_decoder(), toy_prefixes(6)
     before = copy.deepcopy(decoder.state_dict())
     fast = packed_decoder(decoder, format)
@@ -133,16 +168,18 @@ def test_machine_without_the_operators_is_found_out(tmp_path: Path, monkeypatch:
     def missing(*arguments: object) -> None:
         raise NotImplementedError("no such kernel")
 
-    monkeypatch.setitem(packing.LAYERS, "bf16", missing)
-    assert not can_pack("bf16")
-    with pytest.raises(ValueError, match="cannot run the model in bf16; fp32 always works"):
-        packed(tiny_captioner(tmp_path), "bf16")
+    monkeypatch.setitem(packing.LAYERS, "int8", (missing, missing))
+    assert not can_pack("int8")
+    with pytest.raises(ValueError, match="cannot run the model in int8; fp32 always works"):
+        packed(tiny_captioner(tmp_path), "int8")
 
 
 def test_operators_that_compute_something_else_are_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Zeros(PackedLinear):
+    class Zeros(ExactLinear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.zeros(*x.shape[:-1], 32)
 
-    monkeypatch.setitem(packing.LAYERS, "bf16", Zeros)
-    assert not can_pack("bf16")
+    monkeypatch.setitem(packing.LAYERS, "int8", (Zeros, ExactLinear))
+    assert packing_layer("int8") is ExactLinear
+    monkeypatch.setitem(packing.LAYERS, "int8", (Zeros,))
+    assert not can_pack("int8")
