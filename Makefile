@@ -45,7 +45,6 @@ lock: $(UV)  ## pin what pyproject.toml asks for, with hashes; UPGRADE=--upgrade
 
 default-model: $(INSTALLED)  ## train the default model again: DATA=folder of photos
 	@test -n "$(DATA)" || { echo "make default-model needs DATA=FOLDER, the photos to learn from" >&2; exit 2; }
-	$(BIN)/semicap train recipe training/recipes/second-scorer --data "$(DATA)" --out runs/second-scorer
 	$(BIN)/semicap train recipe training/recipes/default --data "$(DATA)" --out runs/default
 	rm -rf $(DEFAULT_MODEL).new
 	cp -R runs/default/10-release/model $(DEFAULT_MODEL).new

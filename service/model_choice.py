@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+import torch
 
 from models.clip_folder import ClipError
 from models.manifest import CheckpointError
+from service.engine.speed import check_precision
 from service.errors import CommandError, ModelNotFoundError
 from service.model_registry import ModelRegistry, shipped_version
 from service.model_versions import ModelVersion, version_of
-from service.registry import DeviceError, ServedModel, load_served_model
+from service.registry import DeviceError, ServedModel, load_served_model, resolve_device
 from service.settings import Settings
 
 log = structlog.stdlib.get_logger("semicap.models")
@@ -58,8 +60,10 @@ def load_chosen(registry: ModelRegistry, settings: Settings) -> tuple[ServedMode
     An active version that cannot be loaded is logged, and what was active before it answers in its place.
 
     Raises:
-        CommandError: what SEMICAP_CHECKPOINT names cannot be loaded, or there is no such device.
+        CommandError: what SEMICAP_CHECKPOINT names cannot be loaded, or there is no such device, or it cannot
+            compute in the format asked for.
     """
+    _check_precision(settings)
     try:
         if settings.checkpoint is not None:
             choice = pinned(registry, settings.checkpoint)
@@ -72,6 +76,16 @@ def load_chosen(registry: ModelRegistry, settings: Settings) -> tuple[ServedMode
         raise CommandError("the model that comes along cannot be loaded; install semicap again")
     except (CheckpointError, DeviceError) as error:
         raise CommandError(str(error)) from error
+
+
+def _check_precision(settings: Settings) -> None:
+    """Before the seconds that loading takes, and not by the engine's thread, which can only die of it."""
+    try:
+        check_precision(settings.precision, torch.device(resolve_device(settings.device)))
+    except DeviceError as error:
+        raise CommandError(str(error)) from error
+    except ValueError as error:
+        raise CommandError(f"SEMICAP_PRECISION is {settings.precision}: {error}") from error
 
 
 def _active_first(registry: ModelRegistry) -> Iterator[Choice]:

@@ -48,6 +48,7 @@ def with_speed(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
     Raises:
         ValueError: a format that this machine cannot run.
     """
+    check_precision(wanted, captioner.device)
     if captioner.device.type == "cuda":
         return _on_cuda(captioner, wanted)
     if captioner.device.type != "cpu" or wanted == "fp32":
@@ -68,6 +69,14 @@ def with_speed(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
     return ways[chosen], Speed("int8" if chosen == "int8" else "fp32", chosen, measured)
 
 
+def check_precision(wanted: Wanted, device: torch.device) -> None:
+    """Raises ValueError for a format that this machine cannot run."""
+    if wanted == "int8" and device.type == "cuda":
+        raise ValueError("int8 is for CPUs; on a GPU the model runs in bf16 or fp32")
+    if wanted in ("bf16", "int8") and device.type == "cpu" and not can_pack(wanted):
+        raise ValueError(f"this processor cannot run the model in {wanted}; fp32 and auto always work")
+
+
 def in_fp32(captioner: Captioner) -> dict[Way, Captioner]:
     """The captioner in fp32 in every layout that this machine has."""
     ways: dict[Way, Captioner] = {"fp32": captioner}
@@ -75,8 +84,6 @@ def in_fp32(captioner: Captioner) -> dict[Way, Captioner]:
 
 
 def _on_cuda(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
-    if wanted == "int8":
-        raise ValueError("int8 is for CPUs; on a GPU the model runs in bf16 or fp32")
     if wanted in ("fp32", "fp32 packed") or not has_fast_bf16(captioner.device):
         return captioner, Speed("fp32", "fp32", {})
     return in_bf16(captioner), Speed("bf16", "bf16", {})

@@ -310,3 +310,12 @@ def test_active_version_that_is_lost_is_answered_for_by_the_one_before(versions:
     assert (model.id, choice.is_pinned) == (versions.first.id, False)
     with pytest.raises(CommandError, match="has lost model"):
         load_chosen(fresh, versions.settings.model_copy(update={"checkpoint": Path(versions.second.id)}))
+
+
+def test_format_that_the_processor_lacks_ends_the_start_in_one_line(
+    versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.engine.speed.can_pack", lambda precision: False)
+    wanted = versions.settings.model_copy(update={"precision": "int8"})
+    with pytest.raises(CommandError, match="SEMICAP_PRECISION is int8: this processor cannot run the model"):
+        load_chosen(versions.registry, wanted)
