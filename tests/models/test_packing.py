@@ -159,8 +159,12 @@ def test_convolutional_tower_sees_nearly_the_same_and_the_same_alone_and_among_o
         together, expected = fast.encode_image(pixels), captioner.encode_image(pixels)
         alone = fast.encode_image(pixels[2:3])
     assert (together.embedding * expected.embedding).sum(dim=1).min() > 0.99
-    assert torch.equal(alone.embedding, together.embedding[2:3])
-    assert torch.equal(alone.grid, together.grid[2:3])  # type: ignore[arg-type, index]
+    # a tower that stays in fp32 rounds its convolutions by the size of the batch
+    tolerance = 0.0 if can_pack("bf16") else 1e-4
+    assert alone.grid is not None
+    assert together.grid is not None
+    torch.testing.assert_close(alone.embedding, together.embedding[2:3], rtol=0.0, atol=tolerance)
+    torch.testing.assert_close(alone.grid, together.grid[2:3], rtol=0.0, atol=tolerance)
     assert fast.clip.text.token_embedding is captioner.clip.text.token_embedding
 
 
