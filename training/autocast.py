@@ -7,6 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from models.half import has_fast_bf16
 from training.config_parts import Precision
 
 _SIDE, _RUNS = 256, 5
@@ -25,7 +26,7 @@ def is_fast_in_bf16(device: torch.device) -> bool:
     Two cores of a Zen 3, which has AVX2 only, multiplied at 125 GFLOP/s in fp32 and at 1 in bf16.
     """
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return has_fast_bf16(device)
     full = torch.ones(_SIDE, _SIDE, device=device)
     return _least_seconds(full.bfloat16()) < _least_seconds(full)
 

@@ -41,9 +41,9 @@ class Speed:
 def with_speed(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
     """The captioner in the format that is fastest here, or in the one that is wanted.
 
-    auto is packed fp32 or int8 where that was measured to be clearly faster: as in fp32, the model as it is,
-    a caption does not depend on the batch. bf16, faster in large batches, is for those who do not mind that
-    it can. On a GPU with units for bf16 auto is bf16; on other accelerators all stays as it is.
+    auto is packed fp32 or int8 where that was measured to be clearly faster: there the batch changes no more
+    than the last digits of fp32 sums. bf16, faster in large batches, is for those who do not mind that a
+    caption can depend on what else is in the batch. On a GPU with units for bf16 auto is bf16; on other accelerators all stays as it is.
 
     Raises:
         ValueError: a format that this machine cannot run.
