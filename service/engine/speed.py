@@ -32,9 +32,13 @@ class Speed:
         measured_s: seconds of the timed work by way; empty where there was nothing to choose.
     """
 
-    precision: Precision
     way: Way
     measured_s: Mapping[Way, float]
+
+    @property
+    def precision(self) -> Precision:
+        """The number format alone."""
+        return "fp32" if self.way == "fp32 packed" else self.way
 
 
 @torch.inference_mode()
@@ -43,7 +47,8 @@ def with_speed(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
 
     auto is packed fp32 or int8 where that was measured to be clearly faster: there the batch changes no more
     than the last digits of fp32 sums. bf16, faster in large batches, is for those who do not mind that a
-    caption can depend on what else is in the batch. On a GPU with units for bf16 auto is bf16; on other accelerators all stays as it is.
+    caption can depend on what else is in the batch. On a GPU with units for bf16 auto is bf16; on other
+    accelerators all stays as it is.
 
     Raises:
         ValueError: a format that this machine cannot run.
@@ -52,21 +57,20 @@ def with_speed(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
     if captioner.device.type == "cuda":
         return _on_cuda(captioner, wanted)
     if captioner.device.type != "cpu" or wanted == "fp32":
-        return captioner, Speed("fp32", "fp32", {})
-    if wanted == "fp32 packed":
-        return packed(captioner, "fp32"), Speed("fp32", wanted, {})
+        return captioner, Speed("fp32", {})
     if wanted != "auto":
-        return packed(captioner, wanted), Speed(wanted, wanted, {})
+        asked = Speed(wanted, {})
+        return packed(captioner, asked.precision), asked
     ways = in_fp32(captioner)
     if can_pack("int8"):
         ways["int8"] = packed(captioner, "int8")
     if len(ways) == 1:
-        return captioner, Speed("fp32", "fp32", {})
+        return captioner, Speed("fp32", {})
     measured = {way: seconds(one) for way, one in ways.items()}
     chosen: Way = "fp32"
     for way in ways:
         chosen = way if measured[way] * WORTHWHILE < measured[chosen] else chosen
-    return ways[chosen], Speed("int8" if chosen == "int8" else "fp32", chosen, measured)
+    return ways[chosen], Speed(chosen, measured)
 
 
 def check_precision(wanted: Wanted, device: torch.device) -> None:
@@ -85,8 +89,8 @@ def in_fp32(captioner: Captioner) -> dict[Way, Captioner]:
 
 def _on_cuda(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
     if wanted in ("fp32", "fp32 packed") or not has_fast_bf16(captioner.device):
-        return captioner, Speed("fp32", "fp32", {})
-    return in_bf16(captioner), Speed("bf16", "bf16", {})
+        return captioner, Speed("fp32", {})
+    return in_bf16(captioner), Speed("bf16", {})
 
 
 def seconds(captioner: Captioner) -> float:

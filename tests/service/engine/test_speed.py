@@ -49,9 +49,9 @@ def _way(one: Captioner, plain: Captioner) -> str:
 def test_fp32_and_a_machine_without_the_operators_keep_the_model_as_it_is(
     captioner: Captioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert with_speed(captioner, "fp32") == (captioner, Speed("fp32", "fp32", {}))
+    assert with_speed(captioner, "fp32") == (captioner, Speed("fp32", {}))
     monkeypatch.setattr(speed, "can_pack", lambda precision: False)
-    assert with_speed(captioner, "auto") == (captioner, Speed("fp32", "fp32", {}))
+    assert with_speed(captioner, "auto") == (captioner, Speed("fp32", {}))
 
 
 def test_format_that_the_machine_lacks_is_refused_by_name(
