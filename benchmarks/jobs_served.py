@@ -89,13 +89,13 @@ def _arguments() -> argparse.Namespace:
 def _job(service: Service, photos: Sequence[Path]) -> Spent:
     """From the submission to the end, as the service has them; the upload came before."""
     dataset = _ask(service, "/v1/datasets", _zip(photos), "application/zip")
-    if dataset["num_items"] != len(photos):
-        raise SystemExit(f"{dataset['num_items']} of {len(photos)} photos were taken")
+    if dataset["items"] != len(photos):
+        raise SystemExit(f"{dataset['items']} of {len(photos)} photos were taken")
     before = _processor_s(service)
     asked = json.dumps({"dataset": dataset["id"]}).encode()
     job = _ask(service, "/v1/jobs/captions", asked, "application/json")
     address = f"/v1/jobs/{job['id']}"
-    while (ended := _ask(service, address))["finished"] is None:
+    while (ended := _ask(service, address))["ended"] is None:
         time.sleep(POLL_S)
     processor_s = _processor_s(service) - before
     lines = Counter(
@@ -105,7 +105,7 @@ def _job(service: Service, photos: Sequence[Path]) -> Spent:
     )
     if lines != Counter({photo.name: 1 for photo in photos}):
         raise SystemExit(f"not every photo has exactly one line: {len(lines)} names, {lines.total()} lines")
-    created, finished = (datetime.fromisoformat(ended[name]) for name in ("created", "finished"))
+    created, finished = (datetime.fromisoformat(ended[name]) for name in ("created", "ended"))
     return Spent((finished - created).total_seconds(), processor_s)
 
 

@@ -197,6 +197,10 @@ class InvalidDatasetError(ServiceError):
     status, type, title = 422, "invalid-dataset", "The dataset cannot be taken"
 
 
+class FileLeftOutError(ServiceError):
+    status, type, title = 422, "file-left-out", "The file is not taken into the dataset"
+
+
 class FolderNotAllowedError(ServiceError):
     status, type, title = 403, "folder-not-allowed", "Jobs may not use this folder"
 

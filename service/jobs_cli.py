@@ -247,7 +247,7 @@ def _dataset_of(client: JobClient, source: str) -> str:
         headers={"Content-Type": "application/x-tar" if path.is_dir() else "application/octet-stream"},
     )
     for one in dataset["rejected"]:
-        typer.echo(f"left out: {one['name']}: {one['reason']}", err=True)
+        typer.echo(f"left out: {one['file_name']}: {one['problem']['detail']}", err=True)
     return str(dataset["id"])
 
 

@@ -20,6 +20,7 @@ from service.jobs.documents import (
 )
 from service.jobs.status import JobStatus
 from service.option_reading import options_schema
+from service.problems import Problem
 
 MAX_URL_CHARS = 2048
 
@@ -53,8 +54,38 @@ class PlaceDataset(BaseModel):
         return self
 
 
-class DatasetInfo(Dataset):
-    """A dataset; `rejected` names up to 1,000 files that were left out, with the reason."""
+class RejectedFile(BaseModel):
+    """A file of an upload that is not in the dataset."""
+
+    file_name: str
+    problem: Problem
+
+
+class DatasetInfo(BaseModel):
+    """Photos that jobs can run on."""
+
+    id: str
+    created: datetime
+    items: int = Field(description="Photos in it.")
+    bytes: int = Field(description="Of all its photos.")
+    folder: str | None = Field(description="The server's folder that holds them.")
+    uri: str | None = Field(description="The bucket's prefix that holds them.")
+    num_rejected: int = Field(description="Files that were left out.")
+    rejected: list[RejectedFile] = Field(description="The first 1,000 of them, each with its problem.")
+
+
+def dataset_info(dataset: Dataset) -> DatasetInfo:
+    """A dataset as it goes over the wire."""
+    return DatasetInfo(
+        id=dataset.id,
+        created=dataset.created,
+        items=dataset.num_items,
+        bytes=dataset.num_bytes,
+        folder=dataset.folder,
+        uri=dataset.uri,
+        num_rejected=dataset.num_rejected,
+        rejected=[RejectedFile(file_name=one.name, problem=one.problem) for one in dataset.rejected],
+    )
 
 
 class WebhookRequest(BaseModel):
@@ -170,11 +201,11 @@ class JobInfo(BaseModel):
     attempt: int = Field(description="1, and one more for each retry.")
     counts: JobCounts
     cancel_requested: bool
-    images_per_s: float | None = Field(description="Over the last minute, while it runs.")
+    rate: float | None = Field(description="Photos a second over the last minute, while it runs.")
     seconds_left: float | None = Field(description="Estimated from that rate.")
     created: datetime
     started: datetime | None
-    finished: datetime | None
+    ended: datetime | None
     options: dict[str, Any] = Field(default_factory=dict)
     outputs: list[OutputKind] = Field(default_factory=list)
     write_to_folder: bool = False
@@ -221,11 +252,11 @@ def job_info(status: JobStatus, *, with_curve: bool = True) -> JobInfo:
         attempt=status.attempt,
         counts=JobCounts(total=job.num_items, done=counts.done, failed=counts.failed, skipped=counts.skipped),
         cancel_requested=status.cancel_requested,
-        images_per_s=_rounded(status.images_per_s, 2),
+        rate=_rounded(status.rate, 2),
         seconds_left=_rounded(status.seconds_left, 1),
         created=job.created,
         started=status.started,
-        finished=status.finished,
+        ended=status.ended,
         error=status.error,
         links=_links(f"/v1/jobs/{job.id}"),
         **(_caption_fields(job) if isinstance(job, CaptionJob) else _finetune_fields(job)),

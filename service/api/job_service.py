@@ -147,7 +147,7 @@ class JobService:
         jobs = self.parts.jobs
         status = jobs.status(job_id)
         parts = None
-        if status.finished is not None:
+        if status.ended is not None:
             parts = self.parts.store.stream(output_key(job_id, status.attempt, CAPTIONS))
         return StreamingResponse(parts or json_lines(captioned(jobs.results(job_id))), media_type=JSON_LINES)
 
@@ -164,7 +164,7 @@ class JobService:
             known = ", ".join(("jsonl", *files))
             raise NotFoundError(f"the job has no output {output!r}; it has {known}")
         name, media_type = files[output]
-        if status.finished is None:
+        if status.ended is None:
             raise JobStateError(f"the job is {status.state}; {name} is made when it ends")
         parts = self.parts.store.stream(output_key(job_id, status.attempt, name))
         if parts is None:

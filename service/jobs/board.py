@@ -70,7 +70,7 @@ class Progress:
     counts: Counts
     chunks_left: int
     started: float | None
-    images_per_s: float | None
+    rate: float | None
 
 
 class Board:
@@ -191,7 +191,7 @@ class Board:
             counts=Counts(done=int(head["done"]), failed=int(head["failed"]), skipped=int(head["skipped"])),
             chunks_left=int(head["chunks_left"]),
             started=float(head["started"]) if "started" in head else None,
-            images_per_s=_rate(ticks, now=time.time()),
+            rate=_rate(ticks, now=time.time()),
         )
 
     def stop(self, job_id: str, stop: Stop) -> None:

@@ -11,12 +11,14 @@ from service.errors import (
     DatasetNotFoundError,
     InvalidDatasetError,
     PhotoLostError,
+    ServiceError,
     StoreUnavailableError,
 )
 from service.jobs.bucket import Bucket
 from service.jobs.dataset_captions import captions_key
 from service.jobs.documents import Dataset, Item, Rejected, new_id, now
 from service.jobs.store import ArtifactStore
+from service.problems import problem_of
 
 ITEMS_PER_FILE = 1000
 MAX_LISTED_REJECTIONS = 1000
@@ -71,11 +73,11 @@ class DatasetWriter:
         if len(self._waiting) == ITEMS_PER_FILE:
             self._write_items()
 
-    def reject(self, name: str, reason: str) -> None:
-        """Notes a file that is left out."""
+    def reject(self, name: str, error: ServiceError) -> None:
+        """Notes a file that is left out, and why."""
         self._num_rejected += 1
         if len(self._rejected) < MAX_LISTED_REJECTIONS:
-            self._rejected.append(Rejected(name=name[:1024], reason=reason))
+            self._rejected.append(Rejected(name=name[:1024], problem=problem_of(error)))
 
     def finish(self) -> Dataset:
         """Makes the dataset visible.
@@ -85,9 +87,8 @@ class DatasetWriter:
         """
         if not self._num_items:
             first = self._rejected[0] if self._rejected else None
-            why = (
-                f"; the first of {self._num_rejected} left out: {first.name}: {first.reason}" if first else ""
-            )
+            left_out = f"; the first of {self._num_rejected} left out: "
+            why = f"{left_out}{first.name}: {first.problem.detail}" if first else ""
             raise InvalidDatasetError(f"there is no photo in it{why}")
         if self._waiting:
             self._write_items()

@@ -6,6 +6,8 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from service.problems import Problem
+
 JobState = Literal["queued", "running", "paused", "succeeded", "failed", "canceled"]
 Stop = Literal["canceled", "paused"]
 OutputKind = Literal["txt", "csv", "metadata", "xmp", "webdataset", "caption"]
@@ -54,7 +56,7 @@ class Rejected(Document):
     """A file of an upload that did not become an item."""
 
     name: str
-    reason: str
+    problem: Problem
 
 
 class Dataset(Document):
@@ -184,7 +186,7 @@ class Outcome(Document):
     state: JobState
     counts: Counts
     started: datetime | None = None
-    finished: datetime
+    ended: datetime
     error: str | None = None
 
 

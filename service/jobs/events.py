@@ -60,7 +60,7 @@ class JobEvents:
             if ended or (not fresh and time.monotonic() - looked > _LOOK_EVERY_S):
                 looked = time.monotonic()
                 status = await asyncio.to_thread(self._jobs.status, job_id)
-                if status.finished is not None:
+                if status.ended is not None:
                     if not ended:
                         yield JobEvent(json.dumps(summary(status)), event=status.state)
                     return

@@ -14,7 +14,7 @@ _OUR_FAULT = 500
 
 def failed_result(dataset: Dataset, number: int, item: Item, error: ServiceError) -> ItemResult:
     """The error line of an item, with what its file looked like: a retry sees whether it has changed."""
-    more: dict[str, Any] = {"error": problem_of(error).model_dump(), "file": fingerprint(dataset, item)}
+    more: dict[str, Any] = {"problem": problem_of(error).model_dump(), "file": fingerprint(dataset, item)}
     return ItemResult(item=number, file_name=item.name, outcome="failed", **more)
 
 
@@ -24,7 +24,7 @@ def worth_retrying(datasets: Datasets, job: Job) -> Callable[[ItemResult], bool]
 
     def is_worth_it(result: ItemResult) -> bool:
         fields = result.model_dump()
-        if fields["error"]["status"] >= _OUR_FAULT:
+        if fields["problem"]["status"] >= _OUR_FAULT:
             return True
         ((_, item),) = datasets.items(dataset.id, [result.item])
         return bool(datasets.fingerprint_now(dataset, item) != fields["file"])

@@ -72,7 +72,7 @@ class Finisher:
             state=_state(error, is_canceled=is_canceled),
             counts=counts,
             started=self._started(job),
-            finished=now(),
+            ended=now(),
             error=error,
         )
         self._jobs.end(job, outcome)

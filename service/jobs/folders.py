@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from service.errors import FolderNotAllowedError, InvalidDatasetError
+from service.errors import FileLeftOutError, FolderNotAllowedError, InvalidDatasetError, UnreadableFileError
 from service.jobs.datasets import DatasetWriter
 from service.jobs.documents import Dataset, Item
 from service.jobs.store import ArtifactStore
@@ -24,18 +24,18 @@ def dataset_of_folder(folder: str, *, store: ArtifactStore, roots: Sequence[Path
     for path in _photos_below(root):
         name = path.relative_to(root).as_posix()
         if not path.resolve().is_relative_to(root):
-            writer.reject(name, "a link that leads out of the folder")
+            writer.reject(name, FileLeftOutError("a link that leads out of the folder"))
             continue
         if not _is_unicode(name):
-            writer.reject(ascii(name), "its name is not UTF-8; rename it")
+            writer.reject(ascii(name), FileLeftOutError("its name is not UTF-8; rename it"))
             continue
         try:
             facts = path.stat()
         except OSError as error:
-            writer.reject(name, error.strerror or str(error))
+            writer.reject(name, UnreadableFileError(error.strerror or str(error)))
             continue
         if not stat.S_ISREG(facts.st_mode):
-            writer.reject(name, "a pipe or device, not a file")
+            writer.reject(name, FileLeftOutError("a pipe or device, not a file"))
             continue
         writer.add(Item(name=name, num_bytes=facts.st_size, modified_ns=facts.st_mtime_ns))
     return writer.finish()

@@ -64,7 +64,7 @@ class Jobs:
                 outcome.state,
                 outcome.counts,
                 started=outcome.started,
-                finished=outcome.finished,
+                ended=outcome.ended,
                 error=outcome.error,
                 training=self.archive.training_of(job, attempt.number),
             )
@@ -78,7 +78,7 @@ class Jobs:
             JobStateError: it has ended.
         """
         status = self.status(job_id)
-        if status.finished is not None:
+        if status.ended is not None:
             raise JobStateError(f"the job has ended ({status.state}); there is nothing to cancel")
         self.archive.ask_to_cancel(job_id, status.attempt)
 
@@ -130,7 +130,7 @@ class Jobs:
             JobStateError: the job has not ended, or there is nothing to run again.
         """
         status = self.status(job_id)
-        if status.finished is None:
+        if status.ended is None:
             raise JobStateError(f"the job is {status.state}; it can be retried when it has ended")
         attempt, num_items = next_attempt(self.archive, status, may_succeed=may_succeed)
         if not self.archive.add_attempt(job_id, attempt):
@@ -236,8 +236,8 @@ class Jobs:
 
     def _status_before_end(self, job_id: str, wanted: str) -> JobStatus:
         status = self.status(job_id)
-        if status.finished is not None or status.cancel_requested:
-            state = status.state if status.finished is not None else "being canceled"
+        if status.ended is not None or status.cancel_requested:
+            state = status.state if status.ended is not None else "being canceled"
             raise JobStateError(f"the job is {state}; there is nothing to {wanted}")
         return status
 
@@ -283,7 +283,7 @@ class Jobs:
             )
         counts = attempt.settled + progress.counts
         left = job.num_items - counts.total
-        rate = None if stop == "paused" else progress.images_per_s
+        rate = None if stop == "paused" else progress.rate
         training = self.archive.training_of(job, attempt.number)
         return JobStatus(
             job,
@@ -292,7 +292,7 @@ class Jobs:
             counts,
             cancel_requested=canceling,
             started=datetime.fromtimestamp(progress.started, UTC) if progress.started else None,
-            images_per_s=None if training else rate,
+            rate=None if training else rate,
             seconds_left=training.seconds_left if training else left / rate if rate else None,
             training=training,
         )

@@ -172,7 +172,7 @@ def with_captions_of(result: ItemResult, first: ItemResult, *, similarity: float
     """A photo's result with another's captions, or with its failure."""
     theirs = first.model_extra or {}
     if first.outcome != "captioned":
-        more = {"error": theirs["error"], "file": theirs.get("file")}
+        more = {"problem": theirs["problem"], "file": theirs.get("file")}
         return ItemResult(item=result.item, file_name=result.file_name, outcome="failed", **more)
     named = {"item": first.item, "file_name": first.file_name, "similarity": round(similarity, 4)}
     return result.model_copy(update={"captions": theirs["captions"], "same_as": named})

@@ -64,7 +64,7 @@ class Retention:
             outcome = self._archive.outcome(job_id, self._archive.attempt(job_id).number)
         except JobNotFoundError:
             return None
-        return outcome.finished if outcome else None
+        return outcome.ended if outcome else None
 
     def _last_uses(self, ended: dict[str, datetime]) -> dict[str, datetime]:
         """When the last job on each dataset ended; one that is not over has it in use.

@@ -11,7 +11,8 @@ class JobStatus:
     """Where a job stands, over all its attempts.
 
     Args:
-        seconds_left: estimated from the rate of the last minute; None when there is none.
+        rate: items a second, over the last minute.
+        seconds_left: estimated from it; None when there is none.
         training: of a fine-tuning job.
     """
 
@@ -21,8 +22,8 @@ class JobStatus:
     counts: Counts
     cancel_requested: bool = False
     started: datetime | None = None
-    finished: datetime | None = None
-    images_per_s: float | None = None
+    ended: datetime | None = None
+    rate: float | None = None
     seconds_left: float | None = None
     error: str | None = None
     training: TrainingRecord | None = None
@@ -39,7 +40,7 @@ def summary(status: JobStatus) -> dict[str, object]:
         "done": status.counts.done,
         "failed": status.counts.failed,
         "skipped": status.counts.skipped,
-        "images_per_s": None if status.images_per_s is None else round(status.images_per_s, 2),
+        "rate": None if status.rate is None else round(status.rate, 2),
         "seconds_left": None if status.seconds_left is None else round(status.seconds_left, 1),
         **(_training(status.training) if status.training else {}),
     }

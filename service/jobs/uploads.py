@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, cast
 
-from service.errors import InvalidDatasetError, RequestTooLargeError
+from service.errors import (
+    FileLeftOutError,
+    ImageTooLargeError,
+    InvalidDatasetError,
+    RequestTooLargeError,
+    ServiceError,
+    UnreadableFileError,
+    UnsupportedImageError,
+)
 from service.image_formats import recognised_format
 from service.jobs.dataset_captions import CAPTIONS_FILE
 from service.jobs.datasets import DatasetWriter
@@ -69,7 +77,7 @@ class _Member:
     num_bytes: int
     read: Callable[[int], bytes]
     packed_bytes: int | None = None
-    problem: str | None = None
+    problem: ServiceError | None = None
 
 
 class Ingest:
@@ -115,7 +123,7 @@ class Ingest:
     def _add_member(self, member: _Member) -> None:
         problem = member.problem or _name_problem(member.name) or self._size_problem(member)
         if problem is None and member.name in self._names:
-            problem = "a second file of this name"
+            problem = FileLeftOutError("a second file of this name")
         if problem is not None:
             self._writer.reject(member.name, problem)
             return
@@ -131,36 +139,38 @@ class Ingest:
         self._names.add(member.name)
         self._writer.add_photo(member.name, data)
 
-    def _size_problem(self, member: _Member) -> str | None:
+    def _size_problem(self, member: _Member) -> ServiceError | None:
         if member.num_bytes > self._limits.max_image_bytes:
-            return f"has {member.num_bytes} bytes; a photo may have {self._limits.max_image_bytes}"
+            return ImageTooLargeError(
+                f"has {member.num_bytes} bytes; a photo may have {self._limits.max_image_bytes}"
+            )
         packed = member.packed_bytes
         if packed is not None and member.num_bytes > max(_SMALL_BYTES, _MAX_RATIO * max(packed, 1)):
-            return f"unpacks to more than {_MAX_RATIO} times its size"
+            return FileLeftOutError(f"unpacks to more than {_MAX_RATIO} times its size")
         return None
 
 
-def _name_problem(name: str) -> str | None:
+def _name_problem(name: str) -> ServiceError | None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or _DRIVE.match(name) or "\0" in name:
-        return "its name leads out of the archive"
+        return FileLeftOutError("its name leads out of the archive")
     if len(name) > 1024:
-        return "its name has more than 1024 characters"
+        return FileLeftOutError("its name has more than 1024 characters")
     if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
-        return "a hidden file"
+        return FileLeftOutError("a hidden file")
     if path.suffix.lower() in _ARCHIVE_SUFFIXES:
-        return "an archive inside the upload; unpack it first"
+        return FileLeftOutError("an archive inside the upload; unpack it first")
     return None
 
 
-def _content_problem(name: str, data: bytes, max_bytes: int) -> str | None:
+def _content_problem(name: str, data: bytes, max_bytes: int) -> ServiceError | None:
     """A file that calls itself a photo is taken even when it is broken: its job will say what is wrong."""
     if len(data) > max_bytes:
-        return f"has more than {max_bytes} bytes"
+        return ImageTooLargeError(f"has more than {max_bytes} bytes")
     looks_like_photo = recognised_format(data[:_HEADER_BYTES]) is not None
     if looks_like_photo or PurePosixPath(name).suffix.lower() in EXTENSIONS:
         return None
-    return "not a photo of a format that is read here"
+    return UnsupportedImageError("not a photo of a format that is read here")
 
 
 def _members_of(file: IO[bytes]) -> Callable[[IO[bytes]], Iterator[_Member]] | None:
@@ -206,9 +216,9 @@ def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
         with _broken_archive(info.filename), archive.open(info) as file:
             return file.read(limit)
 
-    problem = "encrypted" if info.flag_bits & 1 else None
+    problem: ServiceError | None = UnreadableFileError("encrypted") if info.flag_bits & 1 else None
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-        problem = _NO_FILE
+        problem = FileLeftOutError(_NO_FILE)
     return _Member(info.filename, info.file_size, read, packed_bytes=info.compress_size, problem=problem)
 
 
@@ -232,7 +242,7 @@ def _tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
             file = archive.extractfile(info)
             return file.read(limit) if file else b""
 
-    problem = None if info.isreg() and not info.sparse else _NO_FILE
+    problem = None if info.isreg() and not info.sparse else FileLeftOutError(_NO_FILE)
     return _Member(info.name.removeprefix("./"), info.size, read, problem=problem)
 
 

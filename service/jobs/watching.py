@@ -31,7 +31,7 @@ def watch_job(client: JobClient, job_id: str) -> int:
             job = client.ask("GET", f"/v1/jobs/{job_id}")
             progress.update(task, **_bar(job))
             told = _tell_curve(console, job.get("curve") or [], after=told)
-            if job["finished"]:
+            if job["ended"]:
                 break
             time.sleep(POLL_S)
     console.print(_ending(job), highlight=False, markup=False)

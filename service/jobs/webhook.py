@@ -50,11 +50,11 @@ class WebhookSender:
         status = self._jobs.status(job_id)
         with self._jobs.board.lease(job_id, WEBHOOK) as lease:
             delivery = self._jobs.archive.delivery(job_id, status.attempt)
-            if job.webhook is None or not lease.is_held or delivery.due is None or status.finished is None:
+            if job.webhook is None or not lease.is_held or delivery.due is None or status.ended is None:
                 return
             event = {
                 "type": f"job.{status.state}",
-                "timestamp": status.finished.isoformat(),
+                "timestamp": status.ended.isoformat(),
                 "data": summary(status),
             }
             answer = self._try(job.webhook.url, f"{job_id}-{status.attempt}", json.dumps(event))

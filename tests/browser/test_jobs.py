@@ -107,6 +107,7 @@ def test_canceled_job_keeps_what_is_done_and_goes_on_when_asked(
     worker.do_one()
     expect(jobs.progress).to_contain_text("5 of 7")
     jobs.press("Cancel")
+    expect(jobs.state).to_have_text("Stopping")
     worker.do_all()
     expect(jobs.state).to_have_text("Cancelled")
     expect(jobs.progress).to_contain_text("5 captioned")

@@ -34,11 +34,11 @@ JOB: dict[str, Any] = {
     "attempt": 1,
     "counts": {"total": 120, "done": 0, "failed": 0, "skipped": 0},
     "cancel_requested": False,
-    "images_per_s": None,
+    "rate": None,
     "seconds_left": 90.0,
     "created": "2026-01-01T10:00:00Z",
     "started": "2026-01-01T10:00:05Z",
-    "finished": None,
+    "ended": None,
     "error": None,
     "base": "tiny:1",
     "progress": {"phase": "training", "step": 40, "steps": 100},
@@ -51,7 +51,7 @@ JOB: dict[str, Any] = {
 ENDED = {
     **JOB,
     "state": "succeeded",
-    "finished": "2026-01-01T10:20:05Z",
+    "ended": "2026-01-01T10:20:05Z",
     "progress": {"phase": "publishing", "step": 100, "steps": 100},
     "model": {"id": "tiny:2", "gate": REFUSED, "is_activated": False},
 }

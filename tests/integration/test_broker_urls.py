@@ -59,7 +59,7 @@ def test_job_is_done_through_a_broker_with_a_password(
         job = job_on(uploaded(parts, 5))
         parts.jobs.submit(job)
         stack.enter_context(worker(url, tmp_path))
-        wait_for(lambda: parts.jobs.status(job.id).finished is not None)
+        wait_for(lambda: parts.jobs.status(job.id).ended is not None)
         assert parts.jobs.status(job.id).counts.done == 5
         database = int(parts.jobs.board.client.get_connection_kwargs()["db"])
         assert database == {"redis": 1, "rediss": 2, "unix": 3}[scheme]

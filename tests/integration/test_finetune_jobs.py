@@ -95,7 +95,7 @@ class Scene:
             time.sleep(0.1)
 
     def wait_for_end(self, job: str) -> JobStatus:
-        self.wait(job, lambda: self.status(job).finished is not None)
+        self.wait(job, lambda: self.status(job).ended is not None)
         return self.status(job)
 
     def wait_for_state(self, job: str, *, beyond: int) -> int:
@@ -134,7 +134,7 @@ def test_killed_and_stopped_workers_leave_one_version_of_every_step(scene: Scene
     stopped_at = scene.wait_for_state(job, beyond=killed_at)
     scene.worker.send_signal(signal.SIGTERM)
     scene.worker.wait(WAIT_S)
-    if scene.status(job).finished is None:  # it was given back at once
+    if scene.status(job).ended is None:  # it was given back at once
         assert scene.step(job) < STEPS
     scene.start_worker()
     status = scene.wait_for_end(job)

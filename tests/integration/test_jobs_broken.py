@@ -82,7 +82,7 @@ def test_broken_photos_are_error_lines_and_a_retry_runs_those_that_were_repaired
         BROKEN,
     )
     assert sorted(line["file_name"] for line in errors) == bad
-    assert all(len(line["error"]["detail"]) > 10 for line in errors), "each says why"
+    assert all(len(line["problem"]["detail"]) > 10 for line in errors), "each says why"
     assert sorted(line["file_name"] for line in captions) == [name for name in names if name not in bad]
 
     for name, data in zip(bad[:REPAIRED], photos_of(REPAIRED), strict=True):
@@ -103,5 +103,5 @@ def test_broken_photos_are_error_lines_and_a_retry_runs_those_that_were_repaired
 
 
 def _ended(serve: Serve, address: str) -> Any:
-    wait_for(lambda: serve.ask("GET", address)["finished"] is not None, "the job does not end")
+    wait_for(lambda: serve.ask("GET", address)["ended"] is not None, "the job does not end")
     return serve.ask("GET", address)

@@ -46,11 +46,11 @@ def test_every_photo_of_a_zip_has_one_result(tmp_path: Path, shared_data: Path) 
     try:
         wait_for(serve.answers, "the service does not answer")
         dataset = serve.ask("POST", "/v1/datasets", file.getvalue(), "application/zip")
-        assert (dataset["num_items"], dataset["num_rejected"]) == (len(photos), 1)
+        assert (dataset["items"], dataset["num_rejected"]) == (len(photos), 1)
         asked = json.dumps({"dataset": dataset["id"], "outputs": ["csv"]})
         job = serve.ask("POST", "/v1/jobs/captions", asked.encode(), "application/json")
         address = f"/v1/jobs/{job['id']}"
-        wait_for(lambda: serve.ask("GET", address)["finished"] is not None, "the job does not end")
+        wait_for(lambda: serve.ask("GET", address)["ended"] is not None, "the job does not end")
         ended = serve.ask("GET", address)
         lines = Counter(
             line["file_name"] for kind in ("results", "errors") for line in serve.lines(f"{address}/{kind}")

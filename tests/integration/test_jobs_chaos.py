@@ -221,7 +221,7 @@ def test_every_item_has_one_result_whatever_is_killed(
         wait(rng.uniform(0.0, 1.0))
         blow()
     end = time.monotonic() + END_S
-    while parts.jobs.status(job.id).finished is None:
+    while parts.jobs.status(job.id).ended is None:
         assert time.monotonic() < end, parts.jobs.status(job.id)
         wait(0.2)
 

@@ -53,9 +53,7 @@ def test_job_survives_every_kill_and_nothing_is_left_behind(serve: Serve, tmp_pa
     wait_for(lambda: not any(map(is_alive, children)), "a child outlived its parent")
     serve.restart()
     wait_for(serve.answers, "the service does not start again")
-    wait_for(
-        lambda: serve.ask("GET", f"/v1/jobs/{job['id']}")["finished"] is not None, "the job does not end"
-    )
+    wait_for(lambda: serve.ask("GET", f"/v1/jobs/{job['id']}")["ended"] is not None, "the job does not end")
 
     found = Counter(
         line["item"] for kind in ("results", "errors") for line in serve.lines(f"/v1/jobs/{job['id']}/{kind}")

@@ -104,7 +104,7 @@ def test_worker_joins_and_another_leaves_and_no_caption_changes(
         by_first = first.metrics()
         first.process.send_signal(signal.SIGTERM)
         assert first.process.wait(WAIT_S) == 0
-        wait_for(lambda: parts.jobs.status(shared.id).finished is not None)
+        wait_for(lambda: parts.jobs.status(shared.id).ended is not None)
         by_second = second.metrics()
         second.process.send_signal(signal.SIGTERM)
         assert second.process.wait(WAIT_S) == 0

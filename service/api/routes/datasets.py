@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from service.api.dependencies import UseJobs
 from service.api.job_openapi import DATASET_BODY
-from service.api.job_schemas import DatasetInfo, PlaceDataset
+from service.api.job_schemas import DatasetInfo, PlaceDataset, dataset_info
 from service.api.responses import problem_responses
 from service.errors import (
     BrokenImageError,
@@ -72,7 +72,7 @@ async def create_dataset(request: Request, response: Response, jobs: UseJobs) ->
     else:
         dataset = await jobs.uploads.receive(request)
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
-    return DatasetInfo(**dataset.model_dump())
+    return dataset_info(dataset)
 
 
 def _place_of(body: bytes) -> PlaceDataset:
@@ -86,7 +86,7 @@ def _place_of(body: bytes) -> PlaceDataset:
 
 @router.get("/{dataset}", summary="One dataset", responses=_FOUND)
 def get_dataset(dataset: str, jobs: UseJobs) -> DatasetInfo:
-    return DatasetInfo(**jobs.parts.datasets.get(dataset).model_dump())
+    return dataset_info(jobs.parts.datasets.get(dataset))
 
 
 @router.get(

@@ -16,11 +16,11 @@ import { requestJson, sendJson } from '../http.js';
  * @property {number} attempt
  * @property {Counts} counts photos by what became of them
  * @property {boolean} cancel_requested
- * @property {number | null} images_per_s
+ * @property {number | null} rate
  * @property {number | null} seconds_left
  * @property {string} created ISO 8601
  * @property {string | null} started
- * @property {string | null} finished
+ * @property {string | null} ended
  * @property {Record<string, any>} [options]
  * @property {string[]} [outputs]
  * @property {string | null} error

@@ -9,7 +9,7 @@ import { showPicture } from './pictures.js';
 /**
  * @typedef {import('./jobs.js').Job} Job
  * @typedef {{item: number, file_name: string, captions: {text: string, clip_score: number}[]}} Result
- * @typedef {{item: number, file_name: string, error: {title: string, detail?: string}}} Failure
+ * @typedef {{item: number, file_name: string, problem: {title: string, detail?: string}}} Failure
  */
 
 const FIRST_SHOWN = 24;
@@ -91,8 +91,8 @@ function resultElement({ item, file_name, captions }, job) {
 }
 
 /** @param {Failure} failure */
-function failureRow({ file_name, error }) {
-  const { title, detail } = error;
+function failureRow({ file_name, problem }) {
+  const { title, detail } = problem;
   const why = [title, detail ?? ''].filter(Boolean).map(asSentence).join(' ');
   return create('tr', {}, create('td', { textContent: file_name }), create('td', { textContent: why }));
 }

@@ -8,9 +8,9 @@ import { tarOf } from './tar.js';
 /**
  * @typedef {object} Dataset
  * @property {string} id
- * @property {number} num_items
+ * @property {number} items
  * @property {number} num_rejected
- * @property {{name: string, reason: string}[]} rejected
+ * @property {{file_name: string, problem: {detail: string}}[]} rejected
  */
 
 const CREATED = 201;

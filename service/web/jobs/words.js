@@ -57,7 +57,7 @@ export function settledOf({ done, failed, skipped }) {
  * @param {Job} job
  */
 export function progressOf(job) {
-  const { counts, progress, images_per_s: rate, seconds_left: left, kind } = job;
+  const { counts, progress, rate, seconds_left: left, kind } = job;
   const far = progress
     ? phaseOf(progress)
     : kind === 'captions'
@@ -80,8 +80,8 @@ function phaseOf({ phase, step, steps }) {
  *
  * @param {Job} job
  */
-export function outcomeOf({ kind, counts, started, finished }) {
-  const took = started && finished ? `took ${duration((Date.parse(finished) - Date.parse(started)) / 1000)}` : '';
+export function outcomeOf({ kind, counts, started, ended }) {
+  const took = started && ended ? `took ${duration((Date.parse(ended) - Date.parse(started)) / 1000)}` : '';
   const parts =
     kind === 'captions'
       ? [

@@ -52,12 +52,12 @@ def test_forty_broken_among_a_thousand_are_forty_error_lines_and_a_retry_runs_th
         assert (status.state, status.counts.done, status.counts.failed) == ("succeeded", GOOD, 40)
         lines = list(errors(parts.jobs.results(job.id)))
         assert [line["file_name"] for line in lines] == sorted(names)
-        assert {line["error"]["type"].rpartition(":")[2] for line in lines} == {
+        assert {line["problem"]["type"].rpartition(":")[2] for line in lines} == {
             "broken-image",
             "unsupported-image-format",
             "image-too-large",
         }
-        assert all(len(line["error"]["detail"]) > 10 for line in lines)
+        assert all(len(line["problem"]["detail"]) > 10 for line in lines)
 
         for name in names[:REPAIRED]:
             (folder / name).write_bytes(photo(7))

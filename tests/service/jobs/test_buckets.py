@@ -66,7 +66,7 @@ def test_bad_objects_are_error_lines_and_a_retry_runs_what_was_mended(parts: Job
     del s3.objects["2024/gone.jpg"]
     parts.jobs.submit(job)
     InlineWorker(parts).do_all()
-    lines = {line["file_name"]: line["error"]["detail"] for line in errors(parts.jobs.results(job.id))}
+    lines = {line["file_name"]: line["problem"]["detail"] for line in errors(parts.jobs.results(job.id))}
     assert set(lines) == {"broken.jpg", "denied.jpg", "gone.jpg"}
     assert "does not let this service read it" in lines["denied.jpg"]
     assert "not in the bucket any more" in lines["gone.jpg"]

@@ -31,7 +31,7 @@ def test_job_captions_every_photo_once_and_says_how_far_it_is(parts: JobParts) -
     worker = InlineWorker(parts)
     worker.do_one()
     status = parts.jobs.status(job.id)
-    assert (status.state, status.counts.done, status.finished) == ("running", 10, None)
+    assert (status.state, status.counts.done, status.ended) == ("running", 10, None)
     worker.do_all()
     status = parts.jobs.status(job.id)
     assert (status.state, status.counts.done, status.error) == ("succeeded", 25, None)
@@ -51,7 +51,9 @@ def test_bad_files_are_error_lines_and_a_retry_runs_what_was_mended(parts: JobPa
     assert outcomes(parts, job) == {"captioned": 48, "failed": 4}
     lines = list(errors(parts.jobs.results(job.id)))
     assert [line["file_name"] for line in lines] == [f"{number:04d}.jpg" for number in range(48, 52)]
-    assert all(line["error"]["type"].endswith("broken-image") and line["error"]["detail"] for line in lines)
+    assert all(
+        line["problem"]["type"].endswith("broken-image") and line["problem"]["detail"] for line in lines
+    )
 
     may_succeed = worth_retrying(parts.datasets, job)
     with pytest.raises(JobStateError, match="nothing to run again"):
@@ -110,7 +112,7 @@ def test_paused_job_rests_whatever_is_lost_until_it_is_resumed(
         parts.keeper.look()
         worker.do_all()
     status = parts.jobs.status(job.id)
-    assert (status.state, status.counts.done, status.images_per_s) == ("paused", 4, None)
+    assert (status.state, status.counts.done, status.rate) == ("paused", 4, None)
     assert parts.jobs.resume(job.id).state == "running"
     rest = InlineWorker(parts)
     rest.do_all()
@@ -205,7 +207,7 @@ def test_photo_that_kills_every_worker_is_given_up_and_costs_only_itself(
     parts.jobs.submit(job)
     worker = InlineWorker(parts, FakeCaptions(parts.datasets, on_item=die), save_s=60.0)
     deaths = 0
-    while parts.jobs.status(job.id).finished is None:
+    while parts.jobs.status(job.id).ended is None:
         try:
             worker.do_all()
         except MemoryError:
@@ -214,7 +216,7 @@ def test_photo_that_kills_every_worker_is_given_up_and_costs_only_itself(
         parts.keeper.look()
     assert deaths > CAREFUL_AFTER
     (line,) = errors(parts.jobs.results(job.id))
-    assert (line["item"], line["error"]["type"]) == (13, "urn:semicap:problem:worker-lost")
+    assert (line["item"], line["problem"]["type"]) == (13, "urn:semicap:problem:worker-lost")
     assert parts.jobs.status(job.id).counts.done == 19
 
 

@@ -17,7 +17,7 @@ from tests.service.jobs.over_http import archive, finish, submit, upload
 def test_form_may_mix_photos_and_archives(client: TestClient) -> None:
     files = [("file", ("a.jpg", photo(99))), ("file", ("b.zip", archive(2)))]
     answer = client.post("/v1/datasets", files=files)
-    assert (answer.status_code, answer.json()["num_items"]) == (201, 3)
+    assert (answer.status_code, answer.json()["items"]) == (201, 3)
 
 
 def test_form_that_cannot_be_read_or_has_no_photo_says_so(client: TestClient) -> None:

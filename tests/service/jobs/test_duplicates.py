@@ -181,7 +181,7 @@ def test_photo_waits_for_the_caption_it_is_left_to_and_fails_with_it() -> None:
     assert likeness.is_new(1, vector), "only earlier photos count"
     assert list(likeness.settle(result(4, 0.0, captions=[]))) == []
     failed = ItemResult.model_validate(
-        {"item": 3, "file_name": "3.jpg", "outcome": "failed", "error": {"status": 500}}
+        {"item": 3, "file_name": "3.jpg", "outcome": "failed", "problem": {"status": 500}}
     )
     settled = list(likeness.settle(failed))
     assert [(one.item, one.outcome) for one in settled] == [(3, "failed"), (4, "failed")]

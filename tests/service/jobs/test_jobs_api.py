@@ -33,10 +33,11 @@ from tests.tiny import tiny_checkpoint as make_tiny_checkpoint
 
 def test_upload_job_and_results(client: TestClient) -> None:
     dataset = upload(client, 12, notes_txt=b"x", broken_jpg=photo()[:99])
-    assert (dataset["num_items"], dataset["num_rejected"]) == (13, 1)
-    assert dataset["rejected"] == [
-        {"name": "notes.txt", "reason": "not a photo of a format that is read here"}
-    ]
+    assert (dataset["items"], dataset["num_rejected"]) == (13, 1)
+    (left_out,) = dataset["rejected"]
+    assert left_out["file_name"] == "notes.txt"
+    assert left_out["problem"]["type"] == "urn:semicap:problem:unsupported-image-format"
+    assert left_out["problem"]["detail"] == "not a photo of a format that is read here"
     assert client.get(f"/v1/datasets/{dataset['id']}").json() == dataset
 
     job = submit(client, dataset=dataset["id"], options={"num_beams": 2}, outputs=["csv"])
@@ -59,7 +60,7 @@ def test_upload_job_and_results(client: TestClient) -> None:
     assert [line["file_name"] for line in results] == [f"{number:04d}.jpg" for number in range(12)]
     (error,) = lines(client, job["links"]["errors"])
     assert error["file_name"] == "broken.jpg"
-    assert error["error"]["type"] == "urn:semicap:problem:broken-image"
+    assert error["problem"]["type"] == "urn:semicap:problem:broken-image"
     table = client.get(f"{address}/results?output=csv")
     assert len(table.text.splitlines()) == 13
     assert f"{job['id']}-captions.csv" in table.headers["Content-Disposition"]
@@ -246,7 +247,7 @@ def test_worker_captions_as_the_api_does(
         assert line["image"] == expected["image"]
         assert line["model"] == answer.json()["model"]
     (error,) = lines(client, f"/v1/jobs/{job}/errors")
-    assert (error["file_name"], error["error"]["type"]) == ("6.jpg", "urn:semicap:problem:broken-image")
+    assert (error["file_name"], error["problem"]["type"]) == ("6.jpg", "urn:semicap:problem:broken-image")
 
 
 def test_worker_captions_with_the_version_that_the_job_names(
@@ -284,6 +285,6 @@ def test_worker_captions_with_the_version_that_the_job_names(
             made_by = [line["model"]["version"] for line in results]
             assert made_by == ([version.version] * 3 if version else [])
         errors = lines(client, f"/v1/jobs/{jobs[2]['id']}/errors")
-        assert [line["error"]["type"] for line in errors] == ["urn:semicap:problem:model-unavailable"] * 3
+        assert [line["problem"]["type"] for line in errors] == ["urn:semicap:problem:model-unavailable"] * 3
         assert client.post(f"/v1/jobs/{jobs[2]['id']}/retry").json()["retried"] == 3
     broker.flush()  # what waits is of a store that goes with this test

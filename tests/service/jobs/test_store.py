@@ -79,7 +79,7 @@ def test_job_waits_for_a_full_disk_and_loses_nothing(
         with pytest.raises(ServiceError, match="No space left"):
             worker.do_all()
     monkeypatch.setattr(ArtifactStore, "put", put)
-    while parts.jobs.status(job.id).finished is None:
+    while parts.jobs.status(job.id).ended is None:
         parts.keeper.look()
         worker.do_all()
     status = parts.jobs.status(job.id)

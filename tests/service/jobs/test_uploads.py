@@ -40,7 +40,7 @@ def zipped(*members: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
 
 
 def reasons(dataset: Dataset) -> dict[str, str]:
-    return {one.name: one.reason for one in dataset.rejected}
+    return {one.name: one.problem.detail for one in dataset.rejected}
 
 
 def names(store: ArtifactStore, dataset: Dataset) -> list[str]:
