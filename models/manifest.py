@@ -10,6 +10,8 @@ from models.config import CaptionerConfig, ConfigError
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 DEFAULT_CHECKPOINT = Path(__file__).parent / "pretrained" / "default"
+SECOND_SCORER = Path(__file__).parent / "pretrained" / "second-scorer"
+"""A CLIP that no loss has seen: it judges, and nothing is trained against it."""
 
 
 class CheckpointError(ValueError):

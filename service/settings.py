@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from models.manifest import SECOND_SCORER
 from service.bucket_uri import plain_uri
 from service.errors import CommandError
 from service.rate_limits import check_rate
@@ -123,10 +124,8 @@ class Settings(BaseSettings):
     finetune_save_minutes: float = Field(
         2.0, gt=0, description="Minutes of training between two saved states; a killed one costs that much."
     )
-    second_scorer: Path | None = Field(
-        None,
-        description="Folder of a CLIP that fine-tuning is judged by and never trained against; unset means "
-        "the one that comes along, where there is one.",
+    second_scorer: Path = Field(
+        SECOND_SCORER, description="Folder of a CLIP that fine-tuning is judged by and never trained against."
     )
     gate_score_percent: float = Field(
         1.0, ge=0, description="Gate: loss of the second scorer's CLIPScore, in percent of the base's."

@@ -99,7 +99,12 @@ def test_wheel_carries_every_file_of_the_three_packages(wheel: zipfile.ZipFile) 
 
 @pytest.mark.parametrize(
     "pattern",
-    [r"models/pretrained/default/.+\.safetensors", r"training/recipes/.+\.toml", r"service/cli\.py"],
+    [
+        r"models/pretrained/default/.+\.safetensors",
+        r"models/pretrained/second-scorer/.+\.safetensors",
+        r"training/recipes/.+\.toml",
+        r"service/cli\.py",
+    ],
 )
 def test_wheel_runs_without_the_repository(wheel: zipfile.ZipFile, pattern: str) -> None:
     assert any(re.fullmatch(pattern, name) for name in wheel.namelist())

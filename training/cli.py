@@ -13,7 +13,7 @@ from rich.table import Table
 from models.clip_folder import ClipError
 from models.config import ConfigError
 from models.generation import GenerationOptions, OptionError
-from models.manifest import CheckpointError
+from models.manifest import SECOND_SCORER, CheckpointError
 from training.comparison import Comparison, compare
 from training.config import STAGES, Places
 from training.data import DataError
@@ -190,8 +190,8 @@ def evaluate(
     max_tokens: Annotated[int, typer.Option(min=1, max=256, help="longest caption in tokens")] = 30,
     length_penalty: Annotated[float, typer.Option(help="above 0 favours long captions")] = 1.0,
     second_scorer: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="another CLIP folder that judges too")
-    ] = None,
+        Path, typer.Option(metavar="DIR", help="another CLIP folder that judges too", show_default="ours")
+    ] = SECOND_SCORER,
     prompt: Annotated[str, typer.Option(help='text CLIP reads before each caption, "A photo depicts "')] = "",
     cache: Annotated[Path | None, typer.Option(metavar="DIR", help="keep CLIP features here")] = None,
 ) -> None:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from models.manifest import SECOND_SCORER
 from training.config_parts import (
+    SHIPPED,
     AugmentConfig,
     CaptionerShape,
     DataConfig,
@@ -156,7 +158,7 @@ class ReleaseConfig:
     checkpoints: tuple[str, ...] = setting(doc="checkpoints to measure, relative to the folder of runs; the last one is released")
     validation: str = setting(doc="labelled folder, never trained on, relative to the data root")
     num_beams: int = setting(4, "1: greedy", low=1, high=16)
-    second_scorer: str = setting("", "CLIP folder of an independent scorer, relative to the folder of runs; empty: none")
+    second_scorer: str = setting(SHIPPED, "CLIP folder of an independent scorer, relative to the folder of runs; shipped: ours")
     about: str = setting("", "Markdown that the card begins with")
 
 # fmt: on
@@ -206,6 +208,10 @@ class Places:
     def run(self, relative: str) -> Path:
         """A result of another step."""
         return (self.runs or self.out.parent) / relative
+
+    def second_scorer(self, name: str) -> Path:
+        """The CLIP folder that a setting names."""
+        return SECOND_SCORER if name == SHIPPED else self.run(name)
 
     def sources(self, names: Sequence[str]) -> list[Path | RunCaptions]:
         """What data settings name: paths in the data root; `runs:STEP`, the captions that a step has written."""

@@ -7,6 +7,9 @@ from typing import Literal
 from models.config import MappingConfig
 from training.toml_reader import part, setting
 
+SHIPPED = "shipped"
+"""What a setting calls the second scorer that comes along."""
+
 # fmt: off
 # ruff: noqa: E501 - a field is one line with its unit and source; setting() and part() are dataclasses.field
 
@@ -131,7 +134,7 @@ class EvaluationConfig:
 
     num_beams: int = setting(1, "1: greedy, the cheapest; the final report may use more", low=1, high=16)
     batch_size: int = setting(64, "images decoded together", low=1)
-    second_scorer: str = setting("", "CLIP folder of an independent scorer, relative to the folder of runs; empty: none")
+    second_scorer: str = setting(SHIPPED, "CLIP folder of an independent scorer, relative to the folder of runs; shipped: ours")
     max_images: int = setting(200, "validation images in each evaluation; 0: all", low=0)
 
 

@@ -18,7 +18,7 @@ from models.clip_folder import LOCAL_PREFIX
 from models.config import ClipConfig
 from models.decode import decode
 from models.generation import GenerationOptions
-from models.manifest import read_manifest
+from models.manifest import SECOND_SCORER, read_manifest
 from training import distributed
 from training.data import CaptionedImages, DataError, Images, Problems
 from training.features import FeatureStore, cached_features
@@ -95,7 +95,7 @@ def evaluate_checkpoint(
     *,
     options: GenerationOptions,
     cache: Path,
-    second_scorer: Path | None = None,
+    second_scorer: Path = SECOND_SCORER,
     prompt: str = "",
     batch_size: int = 64,
     device: str = "auto",
@@ -104,7 +104,7 @@ def evaluate_checkpoint(
 
     Args:
         cache: folder for CLIP features; may be used again.
-        second_scorer: folder of another CLIP that judges too.
+        second_scorer: CLIP folder that judges too.
         device: as loop.device.
 
     Raises:
@@ -125,9 +125,7 @@ def evaluate_checkpoint(
         first = next(item.where for item in problems.items if item.kind == "unreadable image")
         raise DataError(f"no photo of {photos.name} can be read; the first: {first}")
     captioned = photos.captioned.select(readable)
-    second = None
-    if second_scorer:
-        second = read_second_opinion(second_scorer, captioned, cache, device=captioner.device, prompt=prompt)
+    second = read_second_opinion(second_scorer, captioned, cache, device=captioner.device, prompt=prompt)
     captions = _write_with_progress(captioner, features, options, batch_size=batch_size)
     scores = measure(captioner, captioned, features, captions=captions, second=second, prompt=prompt)
     return Report(
@@ -139,7 +137,7 @@ def evaluate_checkpoint(
         images=len(captioned),
         decoding={name: vars(options)[name] for name in REPORTED_OPTIONS},
         scorer=_scorer_name(captioner.clip),
-        second_scorer=_scorer_name(second.scorer) if second else None,
+        second_scorer=_scorer_name(second.scorer),
         prompt=prompt,
         figures=scores.figures,
         skipped=problems.counts(),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from models.generation import GenerationOptions
 from training.config import Places, StageConfig
+from training.config_parts import SHIPPED
 from training.evaluate import evaluate_checkpoint, read_evaluation_photos
 from training.experiment_page import Arm, Run, write_experiment
 from training.report import read_report
@@ -32,10 +33,12 @@ class ExperimentConfig:
     """What all arms share."""
 
     validation: str = setting(doc="labelled folder, never trained on, relative to the data root")
-    second_scorer: str = setting(doc="CLIP folder that no loss has seen, relative to the folder of runs")
     compared: tuple[str, ...] = setting(doc="arms of the first table")
     variants_of: str = setting(doc="arm that the others vary")
     curves: tuple[str, ...] = setting((), "arms of the curve, six at most")
+    second_scorer: str = setting(
+        SHIPPED, "CLIP folder that no loss has seen, relative to the folder of runs; shipped: ours"
+    )
     start: tuple[str, ...] = setting((), "steps run before the arms")
     num_beams: int = setting(4, "1: greedy", low=1, high=16)
     examples: int = setting(24, "photos whose captions are shown", low=0)
@@ -76,7 +79,7 @@ def run_experiment(folder: Path, *, data: Path, out: Path) -> Path:
                 photos,
                 options=options,
                 cache=places.cache,
-                second_scorer=places.run(config.second_scorer),
+                second_scorer=places.second_scorer(config.second_scorer),
             )
             report.write(places.out / REPORT)
         runs.append(Run(step.arm, step.name, read_report(places.out / REPORT), places.out / "model"))

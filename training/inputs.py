@@ -19,7 +19,7 @@ from training.config import (
     TextConfig,
     UnsupervisedConfig,
 )
-from training.config_parts import DataConfig
+from training.config_parts import SHIPPED, DataConfig
 from training.data import DataError, Problems, read_texts
 from training.evaluate import read_photos_to_judge
 from training.sources import Source, read_captioned_sources, read_image_sources
@@ -97,7 +97,7 @@ def _results_read(config: StageConfig) -> Iterator[tuple[str, str]]:
         ("data.validation", (data.validation,)),
     ):
         named += [(key, name.removeprefix(RUNS)) for name in sources if name.startswith(RUNS)]
-    yield from ((setting, relative) for setting, relative in named if relative)
+    yield from ((setting, relative) for setting, relative in named if relative not in ("", SHIPPED))
 
 
 def _files_read(config: StageConfig) -> Iterator[tuple[str, str]]:

@@ -40,7 +40,7 @@ def run_release(config: ReleaseConfig, places: Places) -> Path:
             photos,
             options=options,
             cache=places.cache,
-            second_scorer=places.run(config.second_scorer) if config.second_scorer else None,
+            second_scorer=places.second_scorer(config.second_scorer),
         )
         for checkpoint in config.checkpoints
     ]
@@ -72,7 +72,7 @@ def model_card(config: ReleaseConfig, reports: Sequence[Report], *, num_bytes: i
         "",
         f"{last.images} validation photos ({config.validation}), never trained on; {_decoding(config)}. "
         f"CLIP figures are by the model's own scorer, {last.scorer}. Stage 2 is trained against it, so they "
-        f"flatter stage 2. {_second_scorer(last)}",
+        f"flatter stage 2. The second scorer, {last.second_scorer}, was in no loss.",
         "",
         "| | " + " | ".join(map(step_of, config.checkpoints)) + " |",
         "|---" * (len(reports) + 1) + "|",
@@ -83,12 +83,6 @@ def model_card(config: ReleaseConfig, reports: Sequence[Report], *, num_bytes: i
             values = (figure.shown(report.figures[name]) for report in reports)
             lines.append(f"| {figure.full_title} | " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _second_scorer(report: Report) -> str:
-    if report.second_scorer is None:
-        return "No other scorer has judged it."
-    return f"The second scorer, {report.second_scorer}, was in no loss."
 
 
 def _decoding(config: ReleaseConfig) -> str:

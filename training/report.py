@@ -42,7 +42,7 @@ class Report:
     images: int
     decoding: Mapping[str, object]
     scorer: str
-    second_scorer: str | None
+    second_scorer: str
     prompt: str
     figures: Mapping[str, float]
     skipped: Mapping[str, int]

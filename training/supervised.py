@@ -65,7 +65,7 @@ def run_supervised(
     config: SupervisedConfig, places: Places, problems: Problems, *, resume: bool
 ) -> TrainingResult:
     """Stage 1 from its configuration to its checkpoint."""
-    check_best_by(config.loop.best_by, config.data, config.evaluation)
+    check_best_by(config.loop.best_by, config.data)
     origin = starting_point(config, places)
     with distributed.first_rank_first():
         stage = build_supervised(origin, config, places, problems)

@@ -54,13 +54,8 @@ def notes(reports: Sequence[Report]) -> list[str]:
         lines.append("No captions lie beside these photos: the figures against references are left out.")
     if len({report.scorer for report in reports}) > 1:
         lines.append(
-            "The checkpoints have different CLIPs of their own: their own scorers' figures don't compare"
-            + (", those of the second scorer do." if first.second_scorer else "; --second-scorer's would.")
-        )
-    elif first.second_scorer is None:
-        lines.append(
-            "All CLIP figures are by the model's own scorer. Stage 2 is trained against it, so they flatter "
-            "stage 2: --second-scorer adds another's."
+            "The checkpoints have different CLIPs of their own: their own scorers' figures don't compare, "
+            "those of the second scorer do."
         )
     lines += [f"Left out: {count} x {kind}." for kind, count in first.skipped.items()]
     return lines
@@ -72,7 +67,7 @@ def provenance(reports: Sequence[Report]) -> list[str]:
     lines = [f"{first.images} photos of {first.data}"]
     for label, report in zip(labels(reports), reports, strict=True):
         lines.append(f"{label}: {report.model} {report.version}, scorer {report.scorer}")
-    return lines + ([f"second scorer: {first.second_scorer}"] if first.second_scorer else [])
+    return [*lines, f"second scorer: {first.second_scorer}"]
 
 
 def terminal_table(reports: Sequence[Report], differences: Mapping[str, Difference]) -> Table:

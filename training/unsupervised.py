@@ -134,7 +134,7 @@ def run_unsupervised(
     config: UnsupervisedConfig, places: Places, problems: Problems, *, resume: bool
 ) -> TrainingResult:
     """Stage 2 from its configuration to its checkpoint."""
-    check_best_by(config.loop.best_by, config.data, config.evaluation)
+    check_best_by(config.loop.best_by, config.data)
     device = distributed.start(config.loop.device)
     with distributed.first_rank_first():
         stage = build_unsupervised(config, places, problems, device=device)

@@ -83,17 +83,12 @@ def read_validation(
         problems=problems,
     )
     captioned = captioned.select(readable)
-    second = None
-    if config.second_scorer:
-        second = read_second_opinion(
-            places.run(config.second_scorer), captioned, places.cache, device=captioner.device
-        )
+    judge = places.second_scorer(config.second_scorer)
+    second = read_second_opinion(judge, captioned, places.cache, device=captioner.device)
     return Validation(captioned, features, config, second=second)
 
 
-def check_best_by(best_by: str, data: DataConfig, config: EvaluationConfig) -> None:
+def check_best_by(best_by: str, data: DataConfig) -> None:
     """Raises TrainingConfigError for a figure that this configuration cannot measure."""
     if best_by and not data.validation:
         raise TrainingConfigError("loop.best_by", [f"is {best_by!r}, which needs data.validation"])
-    if best_by.startswith("second_") and not config.second_scorer:
-        raise TrainingConfigError("loop.best_by", [f"is {best_by!r}, which needs evaluation.second_scorer"])

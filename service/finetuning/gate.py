@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from service.finetuning.gate_limits import GateLimits
-from training.figures import FIGURES, SECOND
+from training.figures import FIGURES
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ class Verdict:
     """What the gate says."""
 
     checks: tuple[Check, ...]
-    has_second_scorer: bool
 
     @property
     def passed(self) -> bool:
@@ -52,8 +51,7 @@ class Verdict:
         failed = [str(check) for check in self.checks if not check.passed]
         if failed:
             return "refused: " + "; ".join(failed)
-        no_judge = "" if self.has_second_scorer else "; no second scorer has judged it"
-        return f"passed: {len(self.checks)} guard figures within their limits{no_judge}"
+        return f"passed: {len(self.checks)} guard figures within their limits"
 
     def to_dict(self) -> dict[str, Any]:
         checks = [asdict(check) | {"passed": check.passed} for check in self.checks]
@@ -72,13 +70,12 @@ def judge(
     Args:
         labelled: the same two on held-out labelled photos, where there are any.
     """
-    has_second = SECOND + "clip_score" in after
     judged = {name: (before[name], after[name]) for name in after if name in before}
     if labelled is not None:
         judged["cider_d"] = (labelled[0]["cider_d"], labelled[1]["cider_d"])
     checks = [check for name, (was, now) in judged.items() for check in _checks(name, was, now, limits)]
     order = list(FIGURES)
-    return Verdict(tuple(sorted(checks, key=lambda check: order.index(check.name))), has_second)
+    return Verdict(tuple(sorted(checks, key=lambda check: order.index(check.name))))
 
 
 def _checks(name: str, before: float, after: float, limits: GateLimits) -> list[Check]:

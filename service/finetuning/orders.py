@@ -2,21 +2,17 @@
 
 from pathlib import Path
 
-import models
 from service.errors import CommandError
 from service.finetuning.gate_limits import GateLimits
 from service.finetuning.task import Task
 from service.jobs.documents import FinetuneJob
 from service.settings import Settings
 
-SHIPPED_SECOND_SCORER = Path(models.__file__).parent / "pretrained" / "second-scorer"
-
 _CLIP_CONFIG = "open_clip_config.json"
 
 
 def task_of(job: FinetuneJob, *, settings: Settings) -> Task:
     """What the process of a job's run is told."""
-    scorer = second_scorer_of(settings)
     return Task(
         job=job.id,
         store=settings.store_location,
@@ -25,7 +21,7 @@ def task_of(job: FinetuneJob, *, settings: Settings) -> Task:
         base=job.base,
         models_cache=str(settings.model_cache.resolve()),
         auto_activate=job.auto_activate,
-        second_scorer=str(scorer) if scorer else None,
+        second_scorer=str(second_scorer_of(settings)),
         settings=job.settings,
         gate=gate_limits_of(settings),
         device=settings.device,
@@ -37,25 +33,19 @@ def task_of(job: FinetuneJob, *, settings: Settings) -> Task:
     )
 
 
-def second_scorer_of(settings: Settings) -> Path | None:
-    """The CLIP folder that judges: the one that is set, else the one that comes along, where there is one.
+def second_scorer_of(settings: Settings) -> Path:
+    """The CLIP folder that judges.
 
     Raises:
         CommandError: there is none where it is set to be.
     """
-    if settings.second_scorer is None:
-        return SHIPPED_SECOND_SCORER if _holds_clip(SHIPPED_SECOND_SCORER) else None
     folder = settings.second_scorer.resolve()
-    if not _holds_clip(folder):
+    if not (folder / _CLIP_CONFIG).is_file():
         raise CommandError(
             f"SEMICAP_SECOND_SCORER is {folder}, which holds no {_CLIP_CONFIG}; "
             "training/recipes/second-scorer makes such a folder"
         )
     return folder
-
-
-def _holds_clip(folder: Path) -> bool:
-    return (folder / _CLIP_CONFIG).is_file()
 
 
 def gate_limits_of(settings: Settings) -> GateLimits:

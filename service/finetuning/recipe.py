@@ -39,7 +39,6 @@ def stage_two(task: Task, base: Path, *, has_replay: bool, base_words: float) ->
     """
     asked = task.asked
     context = read_manifest(base).config.max_tokens
-    stops_early = asked.early_stop and task.second_scorer is not None
     return UnsupervisedConfig(
         init=str(base.resolve()),
         data=DataConfig(
@@ -58,9 +57,7 @@ def stage_two(task: Task, base: Path, *, has_replay: bool, base_words: float) ->
             replay=asked.replay,
         ),
         rollout=RolloutConfig(samples=asked.samples, max_tokens=min(_MOST_TOKENS, context)),
-        evaluation=EvaluationConfig(
-            second_scorer=task.second_scorer or "", max_images=MOST_JUDGED_WHILE_TRAINING
-        ),
+        evaluation=EvaluationConfig(second_scorer=task.second_scorer, max_images=MOST_JUDGED_WHILE_TRAINING),
         optim=OptimConfig(lr=asked.lr, warmup_steps=min(_WARMUP_STEPS, asked.steps // 5), weight_decay=0.01),
         loop=LoopConfig(
             epochs=float(asked.steps * asked.batch_size),
@@ -73,9 +70,9 @@ def stage_two(task: Task, base: Path, *, has_replay: bool, base_words: float) ->
             evaluate_every=asked.evaluate_every,
             save_every=asked.steps,
             save_every_minutes=task.save_every_minutes,
-            best_by=BEST_BY if stops_early else "",
+            best_by=BEST_BY if asked.early_stop else "",
             start_may_win=False,
-            patience=PATIENCE if stops_early else 0,
+            patience=PATIENCE if asked.early_stop else 0,
             average_decay=_AVERAGE_DECAY,
         ),
     )

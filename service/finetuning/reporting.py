@@ -50,7 +50,7 @@ def measure(checkpoint: Path, task: Task, folder: RunFolder, part: str, data: Ru
         read_evaluation_photos(folder.photos / part),
         options=GenerationOptions(strategy="beam", num_beams=NUM_BEAMS),
         cache=folder.root / "cache",
-        second_scorer=Path(task.second_scorer) if task.second_scorer else None,
+        second_scorer=Path(task.second_scorer),
         device=task.device,
     )
     captions = tuple(replace(one, image=data.names.get(one.image, one.image)) for one in report.captions)
@@ -127,15 +127,10 @@ def _tables(findings: Findings, task: Task, data: RunData) -> list[PageTable]:
         )
         for check in verdict.checks
     ]
-    second = (
-        ""
-        if verdict.has_second_scorer
-        else " There is no second scorer here: all CLIP figures are by the CLIP that was trained against."
-    )
     tables = [
         PageTable(
             "The gate: passed" if verdict.passed else "The gate: refused",
-            verdict.reason + "." + second,
+            verdict.reason + ".",
             ("", "Before", "After", "Limit", "Passed"),
             checks,
         ),
@@ -173,11 +168,6 @@ def _card(findings: Findings, task: Task, data: RunData, folder: RunFolder) -> s
     manifest = read_manifest(folder.model)
     before, after = _figures(findings)
     report = findings.comparison.report
-    second = (
-        f"The second scorer, {report.second_scorer}, was in no loss."
-        if report.second_scorer
-        else "No other scorer has judged it."
-    )
     lines = [
         f"# {manifest.name}",
         "",
@@ -193,7 +183,8 @@ def _card(findings: Findings, task: Task, data: RunData, folder: RunFolder) -> s
         "## Figures",
         "",
         f"{report.images} held-out photos, beam of {NUM_BEAMS}. CLIP figures are by the model's own scorer, "
-        f"{report.scorer}, which it was trained against. {second}",
+        f"{report.scorer}, which it was trained against. The second "
+        f"scorer, {report.second_scorer}, was in no loss.",
         "",
         "| | before | after |",
         "|---|---|---|",

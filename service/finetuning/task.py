@@ -17,7 +17,7 @@ class Task:
         store: location of the artifact store that has the datasets.
         base: version that it starts from, as name:version.
         models_cache: folder that model versions are fetched into.
-        second_scorer: CLIP folder; None where there is none.
+        second_scorer: CLIP folder.
         threads: of torch; 0 leaves it the choice.
     """
 
@@ -28,7 +28,7 @@ class Task:
     base: str
     models_cache: str
     auto_activate: bool
-    second_scorer: str | None
+    second_scorer: str
     settings: dict[str, Any]
     gate: GateLimits
     device: str

@@ -72,12 +72,7 @@ def work(
             metrics=metrics,
             is_stopping=stopping.is_set,
         )
-        if second_scorer_of(settings) is None:
-            log.warning(
-                "no_second_scorer",
-                note="fine-tuned versions are judged by their language alone, and none stops early; "
-                "SEMICAP_SECOND_SCORER names a CLIP folder",
-            )
+        second_scorer_of(settings)  # a wrong setting ends the start, not the first job
     finisher = Finisher(parts.jobs, parts.datasets, max_image_bytes=settings.max_image_bytes)
     webhooks = WebhookSender(
         parts.jobs, secret=settings.webhook_secret, private_allowed=settings.webhook_private

@@ -40,7 +40,7 @@ def made_report(
         images=len(images),
         decoding={"strategy": "beam", "num_beams": 4},
         scorer=scorer,
-        second_scorer=None,
+        second_scorer="other 0000",
         prompt="",
         figures=figures | ({"bleu_4": 20.0 + step} if labelled else {}),
         skipped={},

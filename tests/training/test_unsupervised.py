@@ -122,14 +122,6 @@ def test_second_scorer_stops_the_run_and_picks_the_result(places: Places) -> Non
     assert read_manifest(result.folder).provenance.step == evaluations[best]["step"]
 
 
-def test_second_figure_without_a_second_scorer_is_refused_before_photos_are_read(places: Places) -> None:
-    config = _config(
-        data={"validation": "photos", "unlabelled": ["no such folder"]}, loop={"best_by": "second_r@1"}
-    )
-    with pytest.raises(TrainingConfigError, match=r"needs evaluation\.second_scorer"):
-        run_unsupervised(config, places, Problems(), resume=False)
-
-
 def test_best_figure_without_validation_is_refused(places: Places) -> None:
     with pytest.raises(TrainingConfigError, match=r"is 'cider_d', which needs data\.validation"):
         run_unsupervised(_config(loop={"best_by": "cider_d"}), places, Problems(), resume=False)

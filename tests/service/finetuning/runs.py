@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from models.manifest import SECOND_SCORER
 from service.finetuning.gate_limits import GateLimits
 from service.finetuning.settings import FinetuneSettings
 from service.finetuning.task import Task
@@ -64,7 +65,7 @@ def task_on(root: Path, dataset: Dataset, base: ModelVersion, **more: Any) -> Ta
         "base": base.id,
         "models_cache": str(root / "model-cache"),
         "auto_activate": False,
-        "second_scorer": None,
+        "second_scorer": str(SECOND_SCORER),
         "settings": settings,
         "gate": LOOSE,
         "device": "cpu",

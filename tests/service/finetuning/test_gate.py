@@ -61,10 +61,3 @@ def test_lost_agreement_with_references_is_refused() -> None:
 
 def test_own_scorer_decides_nothing() -> None:
     assert verdict({"clip_score": 0.1})["passed"]
-
-
-def test_missing_second_scorer_is_said() -> None:
-    alone = {name: value for name, value in BEFORE.items() if not name.startswith("second_")}
-    answer = judge(alone, alone, labelled=None, limits=GateLimits())
-    assert answer.passed
-    assert "no second scorer has judged it" in answer.reason
