@@ -59,6 +59,7 @@ class ServingLoader:
             model.captioner,
             settings=EngineSettings(
                 max_depth=self._settings.max_queued_images,
+                max_wait_s=self._settings.deadline_s,
                 precision=like.precision_for(model, wanted) if like else wanted,
             ),
             observer=self._metrics,

@@ -115,15 +115,12 @@ class Engine:
         """
         with self._changed:
             self._require("running")
-            limit = (
-                self._settings.max_depth
-                if priority == "interactive"
-                else max(1, self._settings.max_depth // 2)
-            )
             depth = self._total_depth()
-            if depth + count > limit:
+            if refusal := self._refusal(count, priority, depth=depth):
                 retry_after_s = self._rate.retry_after_s(depth=depth)
-                raise QueueFullError(wanted=count, depth=depth, limit=limit, retry_after_s=retry_after_s)
+                raise QueueFullError(
+                    f"{depth} images wait or run, and {refusal}", retry_after_s=retry_after_s
+                )
             self._reserved += count
         self._observer.depth_changed(depth=self._total_depth())
         return Places(count, priority, self._give_back)
@@ -200,6 +197,17 @@ class Engine:
         """
         read_ahead = 2 * self._settings.max_images
         return iter(CaptionStream(self, images, options, read_ahead=read_ahead, wanted=wanted))
+
+    def _refusal(self, count: int, priority: Priority, *, depth: int) -> str | None:
+        """Why there is no place, if there is none."""
+        is_bulk = priority == "bulk"
+        limit = max(1, self._settings.max_depth // 2) if is_bulk else self._settings.max_depth
+        if depth + count > limit:
+            return f"{count} more would pass the limit of {limit}"
+        wait_s, longest_s = self._rate.wait_s(depth=depth), self._settings.max_wait_s
+        if is_bulk or wait_s <= longest_s:
+            return None
+        return f"that is {wait_s:.0f} s of work, while an answer has to be there within {longest_s:.0f} s"
 
     def _total_depth(self) -> int:
         return self.depth + self._elsewhere(self)

@@ -6,13 +6,10 @@ class EngineError(Exception):
 
 
 class QueueFullError(EngineError):
-    """There is no place; try again after `retry_after_s` seconds."""
+    """There is no place, or none that is served in time; try again after `retry_after_s` seconds."""
 
-    def __init__(self, *, wanted: int, depth: int, limit: int, retry_after_s: float) -> None:
-        super().__init__(
-            f"{depth} images wait or run and {wanted} more would pass the limit of {limit};"
-            f" try again in {retry_after_s:.0f} s"
-        )
+    def __init__(self, why: str, *, retry_after_s: float) -> None:
+        super().__init__(f"{why}; try again in {retry_after_s:.0f} s")
         self.retry_after_s = retry_after_s
 
 

@@ -16,8 +16,10 @@ class RateMeter:
         self._images = self._images * KEPT + images
         self._seconds = self._seconds * KEPT + seconds
 
+    def wait_s(self, *, depth: int) -> float:
+        """Seconds that so many images take; 0 as long as nothing was measured."""
+        return depth * self._seconds / self._images if self._images else 0.0
+
     def retry_after_s(self, *, depth: int) -> float:
         """Seconds until about half of the places are free, so that not everybody comes for the first one."""
-        if not self._images:
-            return SHORTEST_S
-        return min(LONGEST_S, max(SHORTEST_S, depth / 2 * self._seconds / self._images))
+        return min(LONGEST_S, max(SHORTEST_S, self.wait_s(depth=depth) / 2))

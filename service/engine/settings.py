@@ -1,5 +1,6 @@
 """The bounds of the engine."""
 
+import math
 from dataclasses import dataclass
 
 from models.generation import MAX_BEAMS
@@ -12,6 +13,7 @@ class EngineSettings:
 
     Args:
         max_depth: images that may hold a place: reserved, waiting or running; bulk work takes at most half.
+        max_wait_s: seconds of work ahead of it, at the rate measured, that an interactive image may meet.
         max_images: images decoded side by side.
         max_rows: sequences decoded side by side; a beam of 4 takes 4.
         precision: number format of the weights (service/engine/speed.py).
@@ -19,6 +21,7 @@ class EngineSettings:
     """
 
     max_depth: int = 256
+    max_wait_s: float = math.inf
     max_images: int = 32
     max_rows: int = 128
     encode_batch: int = 8

@@ -168,7 +168,7 @@ def test_a_full_queue_says_when_to_come_back(make_engine: MakeEngine, gate: Gate
     first = engine.submit(pixels[0], GREEDY)
     with engine.reserve(2) as places:
         with pytest.raises(
-            QueueFullError, match="3 images wait or run and 1 more would pass the limit of 3"
+            QueueFullError, match="3 images wait or run, and 1 more would pass the limit of 3"
         ) as full:
             engine.submit(pixels[1], GREEDY)
         assert full.value.retry_after_s >= 1.0
@@ -178,6 +178,22 @@ def test_a_full_queue_says_when_to_come_back(make_engine: MakeEngine, gate: Gate
     gate.open()
     assert result(first).captions
     assert result(second).captions
+    wait_until(lambda: engine.depth == 0)
+
+
+def test_image_that_could_not_be_answered_in_time_is_refused_at_once(
+    make_engine: MakeEngine, gate: Gate, pixels: Tensor
+) -> None:
+    engine = make_engine(max_wait_s=1e-6)
+    assert result(engine.submit(pixels[0], GREEDY)).captions  # whose rate was not known before
+    wait_until(lambda: engine.depth == 0)
+    gate.shut()
+    first = engine.submit(pixels[0], GREEDY)
+    with pytest.raises(QueueFullError, match="1 images wait or run, and that is 0 s of work"):
+        engine.submit(pixels[1], GREEDY)
+    engine.reserve(priority="bulk").release()
+    gate.open()
+    assert result(first).captions
     wait_until(lambda: engine.depth == 0)
 
 

@@ -154,9 +154,11 @@ def test_a_removed_image_leaves_no_trace() -> None:
 def test_retry_after_follows_the_measured_rate() -> None:
     meter = RateMeter()
     assert meter.retry_after_s(depth=100) == 1.0
+    assert meter.wait_s(depth=100) == 0.0
     for _ in range(200):
         meter.add(images=1, seconds=0.1)
     assert meter.retry_after_s(depth=100) == pytest.approx(5.0)
+    assert meter.wait_s(depth=100) == pytest.approx(10.0)
     for _ in range(500):
         meter.add(images=1, seconds=0.2)
     assert meter.retry_after_s(depth=100) == pytest.approx(10.0, rel=0.01)
