@@ -104,7 +104,8 @@ class ClipEncoder(nn.Module):
     def encode_image(self, pixels: Float[Tensor, "batch 3 height width"]) -> ImageFeatures:
         """Embedding and feature map of normalised pixels."""
         visual: Any = self.model.visual
-        pixels = pixels.to(next(visual.parameters()).dtype)
+        dtype = next((weight.dtype for weight in visual.parameters()), torch.float32)  # fused, it has none
+        pixels = pixels.to(dtype)
         if isinstance(visual, TimmModel):
             cells = visual.trunk.forward_features(pixels.contiguous(memory_format=torch.channels_last))
             pooled = visual.head(visual.trunk.forward_head(cells))

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from models.captioner import Captioner
 from models.decoder import AddingLayer, CaptionDecoder
+from models.fused_convolution import fuse_convolutions
 
 Precision = Literal["fp32", "bf16", "int8"]
 INPUT_MAX, ZERO_POINT = 127, 128
@@ -127,8 +128,8 @@ def packed(captioner: Captioner, precision: Precision) -> Captioner:
     """A copy for inference on a CPU, which cannot be trained or saved; CLIP's text tower is shared as it is.
 
     Decoder and mapping are in the format asked for. Of the image tower, convolutions are in bf16 where the
-    processor has it and fp32 is not asked for: their results do not depend on the batch; a transformer
-    only where bf16 is asked for.
+    processor has it and fp32 is not asked for: their results do not depend on the batch; elsewhere they are
+    fused. A transformer is in bf16 only where that is asked for.
 
     Raises:
         ValueError: `can_pack` says no.
@@ -205,18 +206,35 @@ def _is_emulated_bf16() -> bool:
 
 
 def _packed_visual(visual: nn.Module, precision: Precision) -> nn.Module:
-    has_convolutions = isinstance(visual, TimmModel)
-    if precision == "fp32" or (precision == "int8" and not has_convolutions):
+    if precision != "bf16" and not isinstance(visual, TimmModel):
         return visual
-    copied = copy.deepcopy(visual).requires_grad_(False)
+    copied = copy.deepcopy(visual).eval().requires_grad_(False)
     if precision == "bf16":
         copied.bfloat16()
         _pack_linears(copied, PackedLinear)
         return copied
-    if can_pack("bf16"):
+    if precision == "int8" and can_pack("bf16"):
         copied.trunk.bfloat16()
-    _pack_linears(copied, ExactLinear)
+    else:
+        _fuse_where_right(copied)
+    if precision == "int8":
+        _pack_linears(copied, ExactLinear)
     return copied
+
+
+def _fuse_where_right(visual: TimmModel) -> None:
+    """Leaves a tower alone whose modules do not run in the order that they are registered in."""
+    fused = copy.deepcopy(visual.trunk)
+    fuse_convolutions(fused)
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    plain = visual.trunk.forward_features(pixels)
+    try:
+        difference = (fused.forward_features(pixels) - plain).norm()
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return
+    if difference < 1e-3 * plain.norm():
+        visual.trunk = fused
 
 
 def _pack_linears(module: nn.Module, layer: Layer) -> None:

@@ -20,7 +20,7 @@ from models.packing import Precision, can_pack, packed
 from service.engine.engine import Engine, EngineSettings
 from service.engine.observer import SilentObserver, Stage
 from service.engine.options import CaptionOptions
-from service.engine.speed import BEAMS, IMAGES, TOKENS, Speed, Wanted, in_fp32, seconds
+from service.engine.speed import BEAMS, IMAGES, TOKENS, Speed, Wanted, compared, in_fp32
 from service.engine.threads import available_cpus
 from service.images import ImageLimits, read_pixels
 from service.reading_ahead import read_ahead
@@ -119,17 +119,14 @@ class Benchmark:
     def _formats(self) -> dict[str, float]:
         if self.captioner.device.type != "cpu":
             return {}
-        measured: dict[str, float] = {}
-        for layout, captioner in in_fp32(self.captioner).items():
-            self.say(f"measuring {layout}")
-            measured[layout] = seconds(captioner)
+        ways: dict[str, Captioner] = dict(in_fp32(self.captioner).items())
         for name in FORMATS:
             if can_pack(name):
-                self.say(f"measuring {name}")
-                measured[name] = seconds(packed(self.captioner, name))
+                ways[name] = packed(self.captioner, name)
             else:
                 self.say(f"{name} is left out: this processor has no fast way to compute in it")
-        return measured
+        self.say(f"comparing {', '.join(ways)}")
+        return compared(ways)
 
     def _end_to_end(self, listener: _Listener) -> EndToEnd:
         engine = Engine(self.captioner, settings=EngineSettings(precision=self.precision), observer=listener)

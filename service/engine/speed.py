@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -14,8 +14,9 @@ from models.half import has_fast_bf16, in_bf16
 from models.packing import Precision, can_pack, packed
 
 Way = Literal["fp32", "fp32 packed", "bf16", "int8"]
-"""Packed: laid out by oneDNN, the same numbers for as much memory again."""
+"""Packed: laid out by oneDNN, the same numbers but for their last digits, for as much memory again."""
 Wanted = Literal["auto"] | Way
+Name = TypeVar("Name", bound=str)
 IMAGES, BEAMS, TOKENS = 8, 4, 8
 """Work that is timed: a moderately full engine with the default options."""
 RUNS = 3
@@ -66,7 +67,7 @@ def with_speed(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
         ways["int8"] = packed(captioner, "int8")
     if len(ways) == 1:
         return captioner, Speed("fp32", {})
-    measured = {way: seconds(one) for way, one in ways.items()}
+    measured = compared(ways)
     chosen: Way = "fp32"
     for way in ways:
         chosen = way if measured[way] * WORTHWHILE < measured[chosen] else chosen
@@ -93,15 +94,18 @@ def _on_cuda(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
     return in_bf16(captioner), Speed("bf16", {})
 
 
+def compared(ways: Mapping[Name, Captioner]) -> dict[Name, float]:
+    """Least time of each in a few rounds, taking turns: what else the machine does only ever adds."""
+    rounds = [{way: seconds(one) for way, one in ways.items()} for _ in range(RUNS + 1)]
+    return {way: min(one[way] for one in rounds[1:]) for way in ways}
+
+
 def seconds(captioner: Captioner) -> float:
-    """Least time of a few runs over grey images: what else the machine does only ever adds."""
+    """One run over grey images."""
     tokens = min(TOKENS, captioner.config.max_tokens)
     options = GenerationOptions(num_beams=BEAMS, min_tokens=tokens, max_tokens=tokens)
     pixels = torch.zeros(IMAGES, 3, captioner.clip.image_size, captioner.clip.image_size)
-    times = []
-    for _ in range(RUNS + 1):
-        began = time.perf_counter()
-        prefix = captioner.prefix(captioner.encode_image(pixels))
-        decode(captioner.decoder, prefix, options, tokens=captioner.tokenizer, max_images=IMAGES)
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+    began = time.perf_counter()
+    prefix = captioner.prefix(captioner.encode_image(pixels))
+    decode(captioner.decoder, prefix, options, tokens=captioner.tokenizer, max_images=IMAGES)
+    return time.perf_counter() - began

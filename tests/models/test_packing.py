@@ -13,6 +13,7 @@ from models import packing
 from models.checkpoint import load_captioner
 from models.config import MappingConfig
 from models.decode import decode
+from models.fused_convolution import FusedConvolution
 from models.generation import GenerationOptions
 from models.image_features import ImageFeatures
 from models.manifest import DEFAULT_CHECKPOINT
@@ -166,6 +167,32 @@ def test_convolutional_tower_sees_nearly_the_same_and_the_same_alone_and_among_o
     torch.testing.assert_close(alone.embedding, together.embedding[2:3], rtol=0.0, atol=tolerance)
     torch.testing.assert_close(alone.grid, together.grid[2:3], rtol=0.0, atol=tolerance)
     assert fast.clip.text.token_embedding is captioner.clip.text.token_embedding
+
+
+def test_convolutions_are_fused_in_fp32_and_the_plain_tower_is_left_alone() -> None:
+    captioner = load_captioner(DEFAULT_CHECKPOINT)
+    fast = packed(captioner, "fp32")
+    assert any(isinstance(layer, FusedConvolution) for layer in fast.clip.visual.modules())
+    assert not any(isinstance(layer, FusedConvolution) for layer in captioner.clip.visual.modules())
+    pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        fused, expected = fast.encode_image(pixels), captioner.encode_image(pixels)
+    torch.testing.assert_close(fused.embedding, expected.embedding, rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(fused.grid, expected.grid, rtol=0.0, atol=1e-3)
+
+
+def test_tower_that_would_see_something_else_when_fused_is_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrongly(tower: torch.nn.Module) -> None:
+        for layer in tower.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                torch.nn.init.zeros_(layer.weight)
+
+    monkeypatch.setattr(packing, "fuse_convolutions", wrongly)
+    captioner = load_captioner(DEFAULT_CHECKPOINT)
+    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        seen = packed(captioner, "fp32").encode_image(pixels).embedding
+        torch.testing.assert_close(seen, captioner.encode_image(pixels).embedding)
 
 
 def test_machine_without_the_operators_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
