@@ -34,7 +34,7 @@ def watch_job(client: JobClient, job_id: str) -> int:
             if job["ended"]:
                 break
             time.sleep(POLL_S)
-    console.print(_ending(job), highlight=False, markup=False)
+    console.print(_ending(job), highlight=False, markup=False, soft_wrap=True)
     failed = job["kind"] == "captions" and job["counts"]["failed"]
     return 0 if job["state"] == "succeeded" and not failed else SOME_FAILED
 
@@ -56,7 +56,7 @@ def _tell_curve(console: Console, curve: list[dict[str, float]], *, after: float
     for point in curve:
         if point["step"] > after and "clip_similarity" in point:
             figures = [f"{title} {point[name]:.3f}" for name, title in _SHOWN.items() if name in point]
-            console.print(f"step {point['step']:.0f}: {', '.join(figures)}", highlight=False)
+            console.print(f"step {point['step']:.0f}: {', '.join(figures)}", highlight=False, soft_wrap=True)
             after = point["step"]
     return after
 
