@@ -23,8 +23,11 @@ install: $(INSTALLED)  ## make .venv from requirements.lock
 serve: $(INSTALLED)  ## run the service on http://127.0.0.1:8000
 	@exec $(BIN)/semicap serve
 
+# The tests start hundreds of processes: each would compile what it imports where Python may not write bytecode.
+test check: export UV_COMPILE_BYTECODE = 1
+
 test: $(INSTALLED)  ## run every test
-	OMP_WAIT_POLICY=passive $(BIN)/pytest
+	OMP_WAIT_POLICY=passive $(BIN)/pytest --durations 15 --durations-min 10
 
 check: $(INSTALLED)  ## lint, types, import contracts, Dockerfile, compose file, manifests
 	$(BIN)/ruff check .
@@ -61,10 +64,6 @@ experiment: $(INSTALLED)  ## train and measure the arms of docs/experiment.md: D
 clean:  ## remove .venv, caches and build output; runs/ and semicap-data/ stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-
-# Compiled once here, or else by each process of the first start (and by every process ever, where Python may not
-# write bytecode): a start takes some 5 s instead of 15.
-$(INSTALLED): export UV_COMPILE_BYTECODE = 1
 
 # A sync removes what is not locked. With TORCH_BACKEND, torch comes first, from that backend's own index, so
 # its hash is not the locked one; the rest still has to match the lock.
