@@ -9,6 +9,15 @@ const LABELS = {
   loss: 'Loss',
   clip_similarity: 'Similarity, by the scorer it learns from',
   second_similarity: 'Similarity, by a second scorer that it never sees',
+  recall_at_1: 'R@1 in %, by the scorer it learns from',
+  second_recall_at_1: 'R@1 in %, by the second scorer',
+  distinct_captions: 'Distinct captions in %',
+  repetition: 'Repeated word pairs in %',
+  length: 'Words in a caption',
+  sampled_similarity: 'Similarity of what it tries out',
+  kl: 'Distance from the base (KL)',
+  tokens: 'Tokens of what it tries out',
+  images_per_s: 'Photos a second',
 };
 const SVG = 'http://www.w3.org/2000/svg';
 const WIDTH = 320;

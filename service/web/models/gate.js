@@ -4,6 +4,17 @@ import { asSentence, create } from '../dom.js';
 
 /** @typedef {import('./models.js').Gate} Gate */
 
+/** @type {Record<string, string>} */
+const LABELS = {
+  'second_clip_score': 'CLIPScore, by the second scorer',
+  'second_r@1': 'R@1 in %, by the second scorer',
+  'second_r@5': 'R@5 in %, by the second scorer',
+  'second_r@10': 'R@10 in %, by the second scorer',
+  'length_mean': 'Words in a caption',
+  'repetition': 'Repeated word pairs in %',
+  'distinct_captions': 'Distinct captions in %',
+  'cider_d': 'CIDEr-D',
+};
 const COLUMNS = ['Figure', 'Before', 'After', 'Limit', ''];
 
 /** @param {Gate} gate */
@@ -20,12 +31,14 @@ export function gateElement({ passed, checks, reason }) {
 /** @param {Gate['checks']} checks */
 function table(checks) {
   const head = create('tr', {}, ...COLUMNS.map(headCell));
-  const rows = checks.map(({ name, before, after, limit, passed }) =>
+  const rows = checks.map(({ name, before, after, limit, bound, passed }) =>
     create(
       'tr',
       { className: passed ? '' : 'is-refused' },
-      create('th', { scope: 'row', textContent: name.replaceAll('_', ' ') }),
-      ...[before, after, limit].map((value) => create('td', { textContent: number(value) })),
+      create('th', { scope: 'row', textContent: LABELS[name] ?? name.replaceAll('_', ' ') }),
+      ...[number(before), number(after), `${bound ?? ''} ${number(limit)}`.trim()].map((textContent) =>
+        create('td', { textContent }),
+      ),
       create('td', { textContent: passed ? 'passed' : 'refused' }),
     ),
   );

@@ -8,6 +8,7 @@ import { requestJson, sendJson } from '../http.js';
  * @property {number} before
  * @property {number} after
  * @property {number} limit what it may not fall below, or rise above
+ * @property {'at least' | 'at most'} [bound]
  * @property {boolean} passed
  *
  * @typedef {object} Gate
