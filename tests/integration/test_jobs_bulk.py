@@ -1,6 +1,6 @@
 """Thousands of photos as one zip, through a running `semicap serve`: one line for each of them.
 
-Only with SEMICAP_BULK_PHOTOS=3000, by the model that comes along; benchmarks/jobs_served.py compares the rate
+Only with SEMICAP_BULK_PHOTOS=3000, by the model that comes along; benchmarks/jobs.py compares the rate
 with the engine's.
 """
 
