@@ -17,22 +17,26 @@ import urllib.request
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.jobs import Spent, caption_files
 from benchmarks.overload import Service
 from models.manifest import DEFAULT_CHECKPOINT
 from service.engine.engine import Engine
+from service.engine.options import CaptionOptions
 from service.engine.settings import EngineSettings
 from service.images import ImageLimits
-from service.registry import load_served_model
+from service.offline.caption_files import FileCaptioning
+from service.offline.outputs import JsonLinesFile
+from service.registry import ServedModel, load_served_model
 
 POLL_S = 1.0
+DECODE_THREADS = 2
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -58,7 +62,7 @@ def main() -> None:
                 for way in ("files", "job") if number % 2 == 0 else ("job", "files"):
                     if way == "files":
                         output = Path(folder) / f"{number}.jsonl"
-                        spent[way] = caption_files(engine, model, limits, some, output)
+                        spent[way] = _caption_files(engine, model, limits, some, output)
                     else:
                         spent[way] = _job(service, some)
                 files, job = spent["files"], spent["job"]
@@ -75,6 +79,46 @@ def main() -> None:
     Console().print(
         f"{model.name} {model.version}, {arguments.precision}, {os.cpu_count()} processors", table
     )
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds by the clock, and of the processors."""
+
+    wall_s: float
+    processor_s: float
+
+    @classmethod
+    def now(cls) -> Self:
+        return cls(time.perf_counter(), time.process_time())
+
+    def until_now(self) -> "Spent":
+        now = Spent.now()
+        return Spent(now.wall_s - self.wall_s, now.processor_s - self.processor_s)
+
+
+class _Silent:
+    def failed(self, photo: Path, reason: str) -> None:
+        raise SystemExit(f"{photo}: {reason}")
+
+    def advanced(self) -> None:
+        pass
+
+
+def _caption_files(
+    engine: Engine, model: ServedModel, limits: ImageLimits, photos: Sequence[Path], output: Path
+) -> Spent:
+    """As `semicap caption` does, into one file of JSON lines."""
+    began = Spent.now()
+    FileCaptioning(
+        engine,
+        model,
+        limits=limits,
+        decode_threads=DECODE_THREADS,
+        outputs=[JsonLinesFile(output)],
+        listener=_Silent(),
+    ).run(photos, CaptionOptions())
+    return began.until_now()
 
 
 def _arguments() -> argparse.Namespace:
