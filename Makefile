@@ -20,8 +20,9 @@ help:  ## show this list
 
 install: $(INSTALLED)  ## make .venv from requirements.lock
 
+# What Python compiles stays in .venv whatever the shell says: the second start takes a third of the first one's time.
 serve: $(INSTALLED)  ## run the service on http://127.0.0.1:8000
-	@exec $(BIN)/semicap serve
+	@exec env -u PYTHONDONTWRITEBYTECODE $(BIN)/semicap serve
 
 # The tests start hundreds of processes: each would compile what it imports where Python may not write bytecode.
 test check: export UV_COMPILE_BYTECODE = 1
