@@ -40,14 +40,21 @@ class FusedConvolution(nn.Module):
         return y
 
 
-def fuse_convolutions(module: nn.Module) -> None:
-    """Replaces, in place, each convolution and the batch norm registered next to it in the same module."""
+def fuse_convolutions(module: nn.Module) -> int:
+    """Replaces, in place, each convolution and the batch norm registered next to it in the same module.
+
+    Returns:
+        How many it has replaced.
+    """
+    count = 0
     for owner in list(module.modules()):
         before: tuple[str, nn.Module] | None = None
         for name, child in owner.named_children():
             if before is not None and _is_pair(before[1], child):
                 _fuse(owner, before[0], name)
+                count += 1
             before = (name, child)
+    return count
 
 
 def _is_pair(convolution: nn.Module, norm: nn.Module) -> bool:

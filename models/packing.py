@@ -225,8 +225,9 @@ def _packed_visual(visual: nn.Module, precision: Precision) -> nn.Module:
 def _fuse_where_right(visual: TimmModel) -> None:
     """Leaves a tower alone whose modules do not run in the order that they are registered in."""
     fused = copy.deepcopy(visual.trunk)
-    fuse_convolutions(fused)
-    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    if not fuse_convolutions(fused):
+        return
+    pixels = torch.randn(2, 3, *visual.image_size, generator=torch.Generator().manual_seed(0))
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     plain = visual.trunk.forward_features(pixels)
     try:

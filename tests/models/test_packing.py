@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 import torch
+from open_clip.timm_model import TimmModel
 from torch.nn import functional
 
 from models import packing
@@ -181,11 +182,22 @@ def test_convolutions_are_fused_in_fp32_and_the_plain_tower_is_left_alone() -> N
     torch.testing.assert_close(fused.grid, expected.grid, rtol=0.0, atol=1e-3)
 
 
+@pytest.mark.parametrize(("tower", "count"), [("vit_tiny_patch16_224", 0), ("resnet18", 20)])
+def test_other_towers_of_timm_are_fused_as_far_as_they_can_be(tower: str, count: int) -> None:
+    captioner = load_captioner(DEFAULT_CHECKPOINT)
+    pool = "token" if count == 0 else "avg"
+    visual = TimmModel(tower, 256, image_size=224, pool=pool, proj="linear", pretrained=False).eval()
+    captioner.clip = captioner.clip.with_visual(visual)
+    fast = packed(captioner, "fp32").clip.visual
+    assert sum(isinstance(layer, FusedConvolution) for layer in fast.modules()) == count
+
+
 def test_tower_that_would_see_something_else_when_fused_is_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrongly(tower: torch.nn.Module) -> None:
+    def wrongly(tower: torch.nn.Module) -> int:
         for layer in tower.modules():
             if isinstance(layer, torch.nn.Conv2d):
                 torch.nn.init.zeros_(layer.weight)
+        return 1
 
     monkeypatch.setattr(packing, "fuse_convolutions", wrongly)
     captioner = load_captioner(DEFAULT_CHECKPOINT)
