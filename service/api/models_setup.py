@@ -16,6 +16,9 @@ from service.repeats import Repeats
 from service.serving import ModelSwitch, Serving
 from service.settings import Settings
 
+WAITING_SHARE = 0.9
+"""Of the time that an answer may take: the rest is for the image's own captions."""
+
 log = structlog.stdlib.get_logger("semicap.models")
 
 
@@ -59,7 +62,7 @@ class ServingLoader:
             model.captioner,
             settings=EngineSettings(
                 max_depth=self._settings.max_queued_images,
-                max_wait_s=self._settings.deadline_s,
+                max_wait_s=WAITING_SHARE * self._settings.deadline_s,
                 precision=like.precision_for(model, wanted) if like else wanted,
             ),
             observer=self._metrics,

@@ -69,7 +69,7 @@ class Engine:
         self._accepted: set[Work] = set()
         self._line = WaitingLine()
         self._drain_until = 0.0
-        self._rate = RateMeter()
+        self._rate = RateMeter(trusted=settings.max_images)
         self._deadlines = DeadlineWatch()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="semicap-engine", daemon=True)
@@ -294,9 +294,10 @@ class Engine:
         pipeline.drop_settled()
         ended = pipeline.join()
         works = [] if pipeline.is_encoding else self._next_works(pipeline)
+        is_loaded = len(self._line) > 0
         ended += pipeline.admit(works) if works else 0
         ended += pipeline.step() if pipeline.is_decoding else 0
-        self._rate.add(images=ended, seconds=time.monotonic() - began)
+        self._rate.add(images=ended, seconds=time.monotonic() - began, is_loaded=is_loaded)
 
     def _next_works(self, pipeline: Pipeline) -> list[Work]:
         works: list[Work] = []

@@ -152,17 +152,28 @@ def test_a_removed_image_leaves_no_trace() -> None:
 
 
 def test_retry_after_follows_the_measured_rate() -> None:
-    meter = RateMeter()
+    meter = RateMeter(trusted=1)
     assert meter.retry_after_s(depth=100) == 1.0
-    assert meter.wait_s(depth=100) == 0.0
     for _ in range(200):
-        meter.add(images=1, seconds=0.1)
+        meter.add(images=1, seconds=0.1, is_loaded=False)
     assert meter.retry_after_s(depth=100) == pytest.approx(5.0)
-    assert meter.wait_s(depth=100) == pytest.approx(10.0)
     for _ in range(500):
-        meter.add(images=1, seconds=0.2)
+        meter.add(images=1, seconds=0.2, is_loaded=False)
     assert meter.retry_after_s(depth=100) == pytest.approx(10.0, rel=0.01)
     assert meter.retry_after_s(depth=10_000) == 60.0
+
+
+def test_wait_is_known_when_enough_images_were_answered_under_load() -> None:
+    meter = RateMeter(trusted=8)
+    for _ in range(50):
+        meter.add(images=1, seconds=2.0, is_loaded=False)  # one by one it is slow
+    assert meter.wait_s(depth=100) == 0.0
+    for _ in range(7):
+        meter.add(images=1, seconds=0.1, is_loaded=True)
+    assert meter.wait_s(depth=100) == 0.0
+    for _ in range(7):
+        meter.add(images=1, seconds=0.1, is_loaded=True)
+    assert meter.wait_s(depth=100) == pytest.approx(10.0)
 
 
 def test_the_watch_fails_the_late_in_order_and_spares_the_rest() -> None:
