@@ -60,7 +60,8 @@ def fuse_convolutions(module: nn.Module) -> int:
 def _is_pair(convolution: nn.Module, norm: nn.Module) -> bool:
     if type(convolution) is not nn.Conv2d or type(norm) not in (nn.BatchNorm2d, BatchNormAct2d):
         return False
-    return isinstance(convolution.padding, tuple) and convolution.padding_mode == "zeros"
+    has_fixed_padding = isinstance(convolution.padding, tuple) and convolution.padding_mode == "zeros"
+    return has_fixed_padding and norm.running_mean is not None
 
 
 def _fuse(owner: nn.Module, convolution_name: str, norm_name: str) -> None:
@@ -74,8 +75,8 @@ def _fuse(owner: nn.Module, convolution_name: str, norm_name: str) -> None:
 def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of the one convolution that does both."""
     mean, variance = norm.running_mean, norm.running_var
-    if mean is None or variance is None:
-        raise ValueError("a batch norm without running statistics cannot be folded")
+    assert mean is not None
+    assert variance is not None
     with torch.no_grad():
         scale = norm.weight / torch.sqrt(variance + norm.eps)
         bias = 0.0 if convolution.bias is None else convolution.bias

@@ -223,9 +223,9 @@ def _packed_visual(visual: nn.Module, precision: Precision) -> nn.Module:
 
 
 def _fuse_where_right(visual: TimmModel) -> None:
-    """Leaves a tower alone whose modules do not run in the order that they are registered in."""
+    """Leaves a tower alone where oneDNN is missing, or whose modules run in another order than registered."""
     fused = copy.deepcopy(visual.trunk)
-    if not fuse_convolutions(fused):
+    if not can_pack("fp32") or not fuse_convolutions(fused):
         return
     pixels = torch.randn(2, 3, *visual.image_size, generator=torch.Generator().manual_seed(0))
     pixels = pixels.contiguous(memory_format=torch.channels_last)

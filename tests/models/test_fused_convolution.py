@@ -65,12 +65,16 @@ def test_plain_norm_and_bias_are_folded_too() -> None:
 def test_other_layers_are_left_alone() -> None:
     reflecting = nn.Conv2d(3, 5, 3, padding=1, padding_mode="reflect")
     named = nn.Conv2d(5, 5, 3, padding="same")
-    module = nn.Sequential(reflecting, nn.BatchNorm2d(5), named, nn.BatchNorm2d(5), nn.Linear(9, 9))
+    unseen = nn.BatchNorm2d(5, track_running_stats=False)
+    module = nn.Sequential(
+        reflecting, nn.BatchNorm2d(5), named, nn.BatchNorm2d(5), nn.Conv2d(5, 5, 1), unseen
+    )
     assert fuse_convolutions(module) == 0
     assert [type(layer) for layer in module] == [
         nn.Conv2d,
         nn.BatchNorm2d,
         nn.Conv2d,
         nn.BatchNorm2d,
-        nn.Linear,
+        nn.Conv2d,
+        nn.BatchNorm2d,
     ]

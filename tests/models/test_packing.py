@@ -192,6 +192,13 @@ def test_other_towers_of_timm_are_fused_as_far_as_they_can_be(tower: str, count:
     assert sum(isinstance(layer, FusedConvolution) for layer in fast.modules()) == count
 
 
+@needs_int8
+def test_machine_that_has_int8_alone_keeps_its_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(packing.LAYERS, "fp32", ())
+    visual = packed(load_captioner(DEFAULT_CHECKPOINT), "int8").clip.visual
+    assert not any(isinstance(layer, FusedConvolution) for layer in visual.modules())
+
+
 def test_tower_that_would_see_something_else_when_fused_is_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrongly(tower: torch.nn.Module) -> int:
         for layer in tower.modules():
