@@ -4,7 +4,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.api.job_schemas import MAX_URL_CHARS, WebhookRequest, one_of
+from service.api.dataset_schemas import MAX_URL_CHARS, one_of
+from service.api.job_schemas import WebhookRequest
 from service.finetuning.settings import FinetuneSettings
 
 _SOURCES = ("dataset", "folder", "uri")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service.api.job_schemas import PlaceDataset
+from service.api.dataset_schemas import PlaceDataset
 from service.jobs.uploads import ARCHIVES
 
 _BINARY: dict[str, Any] = {"type": "string", "format": "binary"}

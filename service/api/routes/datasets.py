@@ -7,9 +7,9 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from service.api.dataset_schemas import DatasetInfo, PlaceDataset, dataset_info
 from service.api.dependencies import UseJobs
 from service.api.job_openapi import DATASET_BODY
-from service.api.job_schemas import DatasetInfo, PlaceDataset, dataset_info
 from service.api.responses import problem_responses
 from service.errors import (
     BrokenImageError,
