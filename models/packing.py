@@ -9,7 +9,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,7 @@ from models.decoder import AddingLayer, CaptionDecoder
 from models.fused_convolution import fuse_convolutions
 
 Precision = Literal["fp32", "bf16", "int8"]
+Tower = TypeVar("Tower", bound=nn.Module)
 INPUT_MAX, ZERO_POINT = 127, 128
 WEIGHT_MAX, REDUCED_WEIGHT_MAX = 127, 64
 """Without VNNI, FBGEMM adds two products of 255 at most with a weight each in 16 bits: 64 is what fits."""
@@ -206,36 +207,44 @@ def _is_emulated_bf16() -> bool:
 
 
 def _packed_visual(visual: nn.Module, precision: Precision) -> nn.Module:
-    if precision != "bf16" and not isinstance(visual, TimmModel):
-        return visual
-    copied = copy.deepcopy(visual).eval().requires_grad_(False)
     if precision == "bf16":
-        copied.bfloat16()
-        _pack_linears(copied, PackedLinear)
-        return copied
-    if precision == "int8" and can_pack("bf16"):
-        copied.trunk.bfloat16()
-    else:
-        _fuse_where_right(copied)
-    if precision == "int8":
-        _pack_linears(copied, ExactLinear)
+        half = _frozen_copy(visual)
+        half.bfloat16()
+        _pack_linears(half, PackedLinear)
+        return half
+    if not isinstance(visual, TimmModel):
+        return visual
+    in_bf16 = precision == "int8" and can_pack("bf16")
+    tower = visual if in_bf16 else _fused(visual)
+    if precision == "fp32":
+        return tower  # type: ignore[no-any-return] # open_clip has no types
+    copied: nn.Module = _frozen_copy(tower)
+    if in_bf16:
+        copied.get_submodule("trunk").bfloat16()
+    _pack_linears(copied, ExactLinear)
     return copied
 
 
-def _fuse_where_right(visual: TimmModel) -> None:
-    """Leaves a tower alone where oneDNN is missing, or whose modules run in another order than registered."""
-    fused = copy.deepcopy(visual.trunk)
-    if not can_pack("fp32") or not fuse_convolutions(fused):
-        return
+def _frozen_copy(tower: Tower) -> Tower:
+    return copy.deepcopy(tower).eval().requires_grad_(False)
+
+
+def _fused(visual: TimmModel) -> TimmModel:
+    """A tower of fused convolutions; the same one where oneDNN is missing, or where that would see otherwise.
+
+    That is so where modules run in another order than they are registered in.
+    """
+    copied = _frozen_copy(visual)
+    if not can_pack("fp32") or not fuse_convolutions(copied.trunk):
+        return visual
     pixels = torch.randn(2, 3, *visual.image_size, generator=torch.Generator().manual_seed(0))
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     plain = visual.trunk.forward_features(pixels)
     try:
-        difference = (fused.forward_features(pixels) - plain).norm()
+        difference = (copied.trunk.forward_features(pixels) - plain).norm()
     except (RuntimeError, AttributeError, NotImplementedError):
-        return
-    if difference < 1e-3 * plain.norm():
-        visual.trunk = fused
+        return visual
+    return copied if difference < 1e-3 * plain.norm() else visual
 
 
 def _pack_linears(module: nn.Module, layer: Layer) -> None:

@@ -190,6 +190,7 @@ def test_other_towers_of_timm_are_fused_as_far_as_they_can_be(tower: str, count:
     captioner.clip = captioner.clip.with_visual(visual)
     fast = packed(captioner, "fp32").clip.visual
     assert sum(isinstance(layer, FusedConvolution) for layer in fast.modules()) == count
+    assert (fast is visual) == (count == 0), "what is not changed is not held twice"
 
 
 @needs_int8
