@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,12 +42,22 @@ def compare_engines(captioner: Captioner, gpt2: GPT2LMHeadModel, *, images: int,
     )
     for name, options in {
         "greedy": CaptionOptions(
-            "greedy", min_tokens=NEW_TOKENS, max_tokens=NEW_TOKENS, rank_by="likelihood"
+            "greedy",
+            min_tokens=NEW_TOKENS,
+            max_tokens=NEW_TOKENS,
+            no_repeat_ngram_size=0,
+            rank_by="likelihood",
         ),
         f"beam {BEAMS}": CaptionOptions(
-            num_beams=BEAMS, min_tokens=NEW_TOKENS, max_tokens=NEW_TOKENS, rank_by="likelihood"
+            num_beams=BEAMS,
+            min_tokens=NEW_TOKENS,
+            max_tokens=NEW_TOKENS,
+            no_repeat_ngram_size=0,
+            rank_by="likelihood",
         ),
-        f"beam {BEAMS}, 5 to 35 tokens": CaptionOptions(num_beams=BEAMS, rank_by="likelihood"),
+        f"beam {BEAMS}, 5 to 35 tokens": CaptionOptions(
+            num_beams=BEAMS, no_repeat_ngram_size=0, rank_by="likelihood"
+        ),
     }.items():
         _reset_peak()
         mixed = [options] if options.min_tokens else [_of_length(options, length) for length in range(5, 36)]
@@ -70,9 +81,7 @@ def compare_engines(captioner: Captioner, gpt2: GPT2LMHeadModel, *, images: int,
 
 
 def _of_length(options: CaptionOptions, length: int) -> CaptionOptions:
-    return CaptionOptions(
-        num_beams=options.num_beams, min_tokens=length, max_tokens=length, rank_by=options.rank_by
-    )
+    return replace(options, min_tokens=length, max_tokens=length)
 
 
 def _rate(

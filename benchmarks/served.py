@@ -125,7 +125,9 @@ def _started(
 
 def _own_request(number: int, photos: Sequence[bytes], lengths: Sequence[int]) -> Request:
     tokens = lengths[number % len(lengths)]
-    query = f"num_beams={BEAMS}&min_tokens={tokens}&max_tokens={tokens}&rank_by=likelihood"
+    query = (
+        f"num_beams={BEAMS}&min_tokens={tokens}&max_tokens={tokens}&no_repeat_ngram_size=0&rank_by=likelihood"
+    )
     return Request(f"/v1/captions?{query}", "image/jpeg", photos[number % len(photos)])
 
 
@@ -213,7 +215,11 @@ def _engine_rate(engine: Engine, photos: Sequence[bytes], lengths: Sequence[int]
         )
         for tokens, (_, future) in zip(lengths, pixels, strict=True):
             options = CaptionOptions(
-                num_beams=BEAMS, min_tokens=tokens, max_tokens=tokens, rank_by="likelihood"
+                num_beams=BEAMS,
+                min_tokens=tokens,
+                max_tokens=tokens,
+                no_repeat_ngram_size=0,
+                rank_by="likelihood",
             )
             waiting.append(engine.submit(future.result()[0], options))
             if len(waiting) == 32:

@@ -22,28 +22,30 @@ def weaken_repetition(
     return padded.scatter(1, places, weakened)[:, :vocab_size]
 
 
-def repeats_ngram(
-    history: Int[Tensor, "rows tokens"], lengths: Int[Tensor, "rows"], *, size: int, vocab_size: int
-) -> Bool[Tensor, "rows vocab"]:
-    """Where a token would complete an n-gram of this size that the row already has."""
-    is_repeat = torch.zeros(len(history), vocab_size + 1, dtype=torch.bool, device=history.device)
-    if history.shape[1] >= size:
-        followers = _ngram_followers(history, lengths, size=size, blank=vocab_size)
-        is_repeat.scatter_(1, followers, value=True)
-    return is_repeat[:, :vocab_size]
+def ban_repeats(
+    scores: Float[Tensor, "rows vocab"],
+    history: Int[Tensor, "rows tokens"],
+    lengths: Int[Tensor, "rows"],
+    *,
+    size: int,
+    concerned: Bool[Tensor, "rows"],
+) -> None:
+    """Forbids, in place, tokens that would complete an n-gram of this size that their row already has.
 
+    It writes a place for each token of the history, not one for each of the vocabulary.
 
-def _ngram_followers(
-    history: Tensor, lengths: Tensor, *, size: int, blank: int
-) -> Int[Tensor, "rows windows"]:
-    """What followed each earlier occurrence of the row's last size-1 tokens; `blank` where there is none."""
-    device = history.device
-    tail_at = (lengths.unsqueeze(1) + torch.arange(1 - size, 0, device=device)).clamp(min=0)
+    Args:
+        concerned: rows to which it applies.
+    """
+    if history.shape[1] < size:
+        return
+    tail_at = (lengths.unsqueeze(1) + torch.arange(1 - size, 0, device=scores.device)).clamp(min=0)
     tail = history.gather(1, tail_at)
     windows = history.unfold(1, size, 1)
-    is_inside = torch.arange(windows.shape[1], device=device) + size <= lengths.unsqueeze(1)
-    is_match = (windows[..., :-1] == tail.unsqueeze(1)).all(dim=-1) & is_inside
-    return windows[..., -1].masked_fill(~is_match, blank)
+    is_inside = torch.arange(windows.shape[1], device=scores.device) + size <= lengths.unsqueeze(1)
+    is_match = (windows[..., :-1] == tail.unsqueeze(1)).all(dim=-1) & is_inside & concerned.unsqueeze(1)
+    ceilings = scores.new_full(is_match.shape, float("inf")).masked_fill_(is_match, NEVER)
+    scores.scatter_reduce_(1, windows[..., -1].masked_fill(~is_match, 0), ceilings, "amin")
 
 
 def uniform_noise(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.beams import BeamGroups
 from models.generation import Candidate, GenerationOptions
-from models.next_token import NEVER, repeats_ngram, weaken_repetition
+from models.next_token import NEVER, ban_repeats, weaken_repetition
 
 
 @dataclass
@@ -221,9 +221,9 @@ def apply_rules(
         is_early = (lengths + 1 < options.min_tokens).unsqueeze(1)
         scores[:, closing_ids] = scores[:, closing_ids].masked_fill(is_early, NEVER)
     for size in options.distinct_ngram_sizes:
-        is_repeat = repeats_ngram(history, lengths, size=size, vocab_size=logits.shape[1])
-        scores.masked_fill_(is_repeat & (options.ngram_sizes == size).unsqueeze(1), NEVER)
-    if options.distinct_ngram_sizes:
+        ban_repeats(scores, history, lengths, size=size, concerned=options.ngram_sizes == size)
+    num_bannable = history.shape[1] + len(never_generated) + len(closing_ids) + 1
+    if options.distinct_ngram_sizes and num_bannable >= scores.shape[1]:
         is_stuck = scores.amax(dim=1).isneginf()
         scores[:, eos_id] = torch.where(is_stuck, end_scores, scores[:, eos_id])
     return NextLogits(logits, log_norm, scores)

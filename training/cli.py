@@ -189,6 +189,9 @@ def evaluate(
     num_beams: Annotated[int, typer.Option(min=1, max=16, help="1: greedy")] = 4,
     max_tokens: Annotated[int, typer.Option(min=1, max=256, help="longest caption in tokens")] = 30,
     length_penalty: Annotated[float, typer.Option(help="above 0 favours long captions")] = 1.0,
+    no_repeat_ngram_size: Annotated[
+        int, typer.Option(min=0, max=16, help="the service takes 2; 0 shows what the model repeats")
+    ] = 0,
     second_scorer: Annotated[
         Path, typer.Option(metavar="DIR", help="another CLIP folder that judges too", show_default="ours")
     ] = SECOND_SCORER,
@@ -202,6 +205,7 @@ def evaluate(
             num_beams=num_beams,
             max_tokens=max_tokens,
             length_penalty=length_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
         )
         checkpoints = [checkpoint] if against is None else [checkpoint, against]
         _check_results(json_file, html_file)

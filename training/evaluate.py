@@ -29,7 +29,7 @@ from training.report import EvaluatedImage, Report
 from training.sources import Source, read_captioned_sources
 from training.webdataset import find_shards
 
-REPORTED_OPTIONS = ("strategy", "num_beams", "max_tokens", "length_penalty")
+REPORTED_OPTIONS = ("strategy", "num_beams", "max_tokens", "length_penalty", "no_repeat_ngram_size")
 CAPTIONING_SLAB = 256
 """Images captioned between two moves of the progress bar."""
 

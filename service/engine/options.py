@@ -8,6 +8,12 @@ from models.generation import GenerationOptions, OptionError, Strategy, check_li
 RankBy = Literal["clip", "likelihood"]
 FinalStop = Literal["keep", "add", "remove"]
 MAX_PREFIX_CHARS = 200
+NO_REPEAT_NGRAM_SIZE = 2
+"""What callers get who do not say otherwise; the decoder by itself repeats what it likes.
+
+Of 0, 2 and 3 the one that people's captions agree with most: CIDEr-D 49.9, 50.4, 50.0 on 1,000 photos of
+Flickr8k, 52.8, 54.2, 52.8 on 974 of COCO (default model, beam of 4, ranked by CLIP; docs/evaluation.md).
+"""
 
 
 class TextEncoder(Protocol):
@@ -41,7 +47,7 @@ class CaptionOptions:
         default=GenerationOptions.repetition_penalty, metadata=metadata_of("repetition_penalty")
     )
     no_repeat_ngram_size: int = field(
-        default=GenerationOptions.no_repeat_ngram_size, metadata=metadata_of("no_repeat_ngram_size")
+        default=NO_REPEAT_NGRAM_SIZE, metadata=metadata_of("no_repeat_ngram_size")
     )
     seed: int = field(default=GenerationOptions.seed, metadata=metadata_of("seed"))
     rank_by: RankBy = field(

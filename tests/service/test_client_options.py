@@ -9,7 +9,7 @@ from service.engine.options import CaptionOptions
 from service.errors import InvalidOptionError, ModelNotFoundError
 from service.registry import ServedModel
 
-PASTED = CaptionOptions(one_sentence=True, sentence_case=True, final_stop="add", no_repeat_ngram_size=3)
+PASTED = CaptionOptions(one_sentence=True, sentence_case=True, final_stop="add")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ PASTE_OPTIONS: Mapping[str, Any] = {
     "one_sentence": True,
     "sentence_case": True,
     "final_stop": "add",
-    "no_repeat_ngram_size": 3,
 }
 """What these clients get where they do not say otherwise: one clean sentence that can be pasted."""
 

@@ -3,6 +3,8 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -88,6 +90,18 @@ def test_by_clip_the_best_of_all_beams_is_kept(make_engine: MakeEngine, pixels: 
     likeliest = result(engine.submit(pixels[0], CaptionOptions(rank_by="likelihood"))).captions
     assert best == every[:1]
     assert likeliest[0].log_likelihood == max(one.log_likelihood for one in every)
+
+
+def test_no_pair_of_tokens_comes_twice_unless_asked_for(make_engine: MakeEngine, pixels: Tensor) -> None:
+    engine = make_engine()
+
+    def repeats(options: CaptionOptions) -> int:
+        captions = [result(engine.submit(one, options)).captions[0].token_ids for one in pixels]
+        pairs = [list(pairwise(token_ids)) for token_ids in captions]
+        return sum(len(one) - len(set(one)) for one in pairs)
+
+    assert repeats(replace(FULL, no_repeat_ngram_size=0)) > 0
+    assert repeats(FULL) == 0
 
 
 def test_an_embedding_is_captioned_as_its_image(
