@@ -120,7 +120,7 @@ def _ctranslate2_way(gpt2: Any, scratch: Path, *, threads: int) -> Way:
     generator = ctranslate2.Generator(
         str(scratch / "converted"), device="cpu", compute_type="int8", intra_threads=threads
     )
-    words = [f"\u0120{word}" for word in ["ba", "be", "bi", "bo", "bu", "ka", "ke", "ki", "ko", "ku"]]
+    words = ["\u0120the", "\u0120man", "\u0120dog", "\u0120cat", "\u0120red"] * 2
 
     def run(prefix: Tensor, beams: int) -> Captions:
         results = generator.generate_batch(

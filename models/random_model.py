@@ -1,6 +1,6 @@
 """Checkpoints at random weights, of a known architecture: for trying and timing a deployment without a hub.
 
-Their captions are made-up words. What they cost is what a trained model of the same size costs.
+Their captions are words by chance. What they cost is what a trained model of the same size costs.
 """
 
 import tempfile
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.tokenizer import bytes_to_unicode
+from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode
 from transformers import GPT2Tokenizer
 
 from models.captioner import Captioner
@@ -23,7 +23,6 @@ from models.manifest import Manifest, Provenance
 from models.tokenizer import Gpt2Vocabulary
 
 PresetName = Literal["vit-b-32-gpt2", "small"]
-CONSONANTS, VOWELS = "bcdfghjklmnprstvwyzq", "aeiou"
 MAX_TOKENS, PREFIX_LENGTH = 40, 10
 
 
@@ -32,7 +31,7 @@ class Preset:
     """The sizes of a captioner: open_clip's configuration of CLIP, and those of GPT-2."""
 
     clip: Mapping[str, Any]
-    merges: int
+    words: int
     width: int
     layers: int
     heads: int
@@ -48,7 +47,7 @@ def _clip(*, width: int, layers: int, text_width: int, embed_dim: int) -> dict[s
 PRESETS: Mapping[PresetName, Preset] = {
     "vit-b-32-gpt2": Preset(
         _clip(width=768, layers=12, text_width=512, embed_dim=512),
-        merges=50_000,
+        words=50_000,
         width=768,
         layers=12,
         heads=12,
@@ -56,7 +55,7 @@ PRESETS: Mapping[PresetName, Preset] = {
     ),
     "small": Preset(
         _clip(width=128, layers=2, text_width=64, embed_dim=64),
-        merges=2_000,
+        words=2_000,
         width=64,
         layers=2,
         heads=2,
@@ -75,7 +74,7 @@ def create_random(
         gpt2_files: folder with vocab.json and merges.txt; None makes up a vocabulary of the preset's size.
     """
     sizes = PRESETS[preset]
-    tokenizer = Gpt2Vocabulary.from_files(gpt2_files) if gpt2_files else made_up_vocabulary(sizes.merges)
+    tokenizer = Gpt2Vocabulary.from_files(gpt2_files) if gpt2_files else made_up_vocabulary(sizes.words)
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as scratch:
         torch.manual_seed(seed)
         clip_folder = Path(scratch)
@@ -94,19 +93,17 @@ def create_random(
         )
 
 
-def made_up_vocabulary(merges: int) -> Gpt2Vocabulary:
-    """A byte-level BPE of GPT-2's kind, of 257 ids and one for each merge, most of them made-up words."""
-    syllables = [first + second for first in CONSONANTS for second in VOWELS]
-    pairs = [tuple(syllable) for syllable in syllables]
-    words = ["Ġ"]
-    while len(pairs) < merges:
-        longer = [(word, syllable) for word in words for syllable in syllables][: merges - len(pairs)]
-        pairs += longer
-        words = [word + syllable for word, syllable in longer]
-    tokens = [*bytes_to_unicode().values(), *("".join(pair) for pair in pairs), "<|endoftext|>"]
-    vocab = {token: index for index, token in enumerate(tokens)}
-    chosen: Any = pairs[:merges]  # pairs, which transformers takes but does not declare
-    return Gpt2Vocabulary(GPT2Tokenizer(vocab=vocab, merges=chosen))
+def made_up_vocabulary(words: int) -> Gpt2Vocabulary:
+    """A vocabulary of GPT-2's kind: 256 bytes, this many words, the end of text; it encodes byte by byte.
+
+    The words are those that CLIP's BPE knows whole, small letters first, so that a caption has about as many
+    tokens for CLIP as for the decoder: in 391 real captions 0.98 for each of GPT-2's, in syllables 2.5.
+    """
+    known = [token.removesuffix("</w>") for token in SimpleTokenizer().encoder if token.endswith("</w>")]
+    plain = [word for word in known if word.isascii() and word.isalpha() and len(word) > 1]
+    chosen = [*plain, *map(str.capitalize, plain), *map(str.upper, plain)][:words]
+    tokens = [*bytes_to_unicode().values(), *(f"Ġ{word}" for word in chosen), "<|endoftext|>"]
+    return Gpt2Vocabulary(GPT2Tokenizer(vocab={token: id for id, token in enumerate(tokens)}, merges=[]))
 
 
 def _config(sizes: Preset, clip_folder: Path, *, vocab_size: int) -> CaptionerConfig:

@@ -147,7 +147,7 @@ def create_random_model(
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same model.")] = 0,
     gpt2_files: Annotated[
         Path | None,
-        typer.Option(help="Folder with GPT-2's vocab.json and merges.txt [made-up words, as many]."),
+        typer.Option(help="Folder with GPT-2's vocab.json and merges.txt [as many words that CLIP knows]."),
     ] = None,
 ) -> None:
     """Make a model at random weights, for trying and timing a deployment without a hub."""

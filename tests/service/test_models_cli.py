@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from open_clip.tokenizer import SimpleTokenizer
 from transformers import GPT2Config
 
 from models.random_model import PRESETS, made_up_vocabulary
@@ -142,10 +143,17 @@ def test_random_model_of_another_vocabulary_needs_its_files(semicap: Semicap, tm
 
 
 def test_reference_preset_has_as_many_words_as_gpt2() -> None:
-    tokenizer = made_up_vocabulary(PRESETS["vit-b-32-gpt2"].merges)
+    tokenizer = made_up_vocabulary(PRESETS["vit-b-32-gpt2"].words)
     assert tokenizer.vocab_size == 50257
     text = "bako dimula"
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_words_of_a_random_model_are_about_one_token_each_for_clip() -> None:
+    tokenizer = made_up_vocabulary(50_000)
+    some = torch.randint(256, tokenizer.eos_id, (200, 20), generator=torch.Generator().manual_seed(0))
+    clip_tokens = sum(len(SimpleTokenizer().encode(tokenizer.decode(row))) for row in some.tolist())
+    assert 1.0 <= clip_tokens / some.numel() < 1.1
 
 
 def test_store_is_changed_directly_or_through_a_service_with_a_key(
