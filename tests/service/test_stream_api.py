@@ -50,7 +50,7 @@ def test_result_is_the_answer_without_streaming(client: TestClient) -> None:
 
 
 def test_beam_sends_its_best_hypothesis_until_it_is_decided(client: TestClient) -> None:
-    *hypotheses, (last, _) = stream(client, "strategy=beam&min_tokens=12")
+    *hypotheses, (last, _) = stream(client, "strategy=beam&min_tokens=12&no_repeat_ngram_size=0")
     assert last == "result"
     assert {name for name, _ in hypotheses} == {"hypothesis"}
     texts = [data["text"] for _, data in hypotheses]

@@ -11,7 +11,7 @@ import torch
 from models.generation import GenerationOptions, OptionError
 from service.engine.deadlines import DeadlineWatch
 from service.engine.errors import DeadlineExceededError
-from service.engine.options import CaptionOptions
+from service.engine.options import NO_REPEAT_NGRAM_SIZE, CaptionOptions
 from service.engine.rate import RateMeter
 from service.engine.results import ImageCaptions, Priority
 from service.engine.settings import EngineSettings
@@ -52,6 +52,7 @@ def test_options_become_what_the_decoder_is_asked_for() -> None:
         prefix_ids=(0, 1, 2),
         min_tokens=20,
         max_tokens=20,
+        no_repeat_ngram_size=NO_REPEAT_NGRAM_SIZE,
     )
 
 
@@ -86,12 +87,13 @@ def test_a_prefix_that_leaves_no_room_is_refused() -> None:
         CaptionOptions(prefix="abc").to_generation(LetterTokenizer(), max_tokens=3)
 
 
-def test_the_schema_has_every_decoding_option_with_the_same_limits() -> None:
+def test_the_schema_has_every_decoding_option_with_the_same_limits_and_one_default_of_its_own() -> None:
     ours = {one.name: one for one in fields(CaptionOptions)}
     for theirs in fields(GenerationOptions):
         if theirs.name != "prefix_ids":
             assert ours[theirs.name].metadata == theirs.metadata
-            assert ours[theirs.name].default == theirs.default
+            own_default = {"no_repeat_ngram_size": NO_REPEAT_NGRAM_SIZE}.get(theirs.name, theirs.default)
+            assert ours[theirs.name].default == own_default
     assert all(one.metadata["about"] for one in ours.values())
 
 
