@@ -101,7 +101,7 @@ def made_up_vocabulary(words: int) -> Gpt2Vocabulary:
     """
     known = [token.removesuffix("</w>") for token in SimpleTokenizer().encoder if token.endswith("</w>")]
     plain = [word for word in known if word.isascii() and word.isalpha() and len(word) > 1]
-    chosen = [*plain, *map(str.capitalize, plain), *map(str.upper, plain)][:words]
+    chosen = [*plain, *map(str.capitalize, plain)][:words]
     tokens = [*bytes_to_unicode().values(), *(f"Ġ{word}" for word in chosen), "<|endoftext|>"]
     return Gpt2Vocabulary(GPT2Tokenizer(vocab={token: id for id, token in enumerate(tokens)}, merges=[]))
 

@@ -222,6 +222,7 @@ def apply_rules(
         scores[:, closing_ids] = scores[:, closing_ids].masked_fill(is_early, NEVER)
     for size in options.distinct_ngram_sizes:
         ban_repeats(scores, history, lengths, size=size, concerned=options.ngram_sizes == size)
+    # Only so small a vocabulary can be banned whole: the pass over all scores is for it alone.
     num_bannable = history.shape[1] + len(never_generated) + len(closing_ids) + 1
     if options.distinct_ngram_sizes and num_bannable >= scores.shape[1]:
         is_stuck = scores.amax(dim=1).isneginf()
