@@ -8,6 +8,7 @@ import argparse
 import random
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 
 import torch
 from rich.console import Console
@@ -39,10 +40,11 @@ WORDS = (
 )
 LENGTHS = (6, 16)
 BATCHES = (1, 8, 32, 128)
+BEAMS = 4
 
 
 def main() -> None:
-    """Times both ways on batches of captions of 6 to 16 words."""
+    """Times both ways on texts of 6 to 16 words, unlike ones and those of beams, which begin alike."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     arguments = parser.parse_args()
@@ -53,15 +55,15 @@ def main() -> None:
     }
     table = Table("text tower", "captions", "padded", "ours", "ratio", box=None)
     for name, clip in towers.items():
-        for count in BATCHES:
-            captions = _captions(count)
+        for count, (kind, made) in product(BATCHES, {"texts": _captions, "beams": _beams}.items()):
+            captions = made(count)
             torch.testing.assert_close(_padded(clip, captions), _ours(clip, captions), atol=1e-4, rtol=1e-4)
             ways = {"padded": partial(_padded, clip, captions), "ours": partial(_ours, clip, captions)}
             times = medians(ways, runs=arguments.runs, clock=arguments.clock)
             ratio = times["padded"] / times["ours"]
             table.add_row(
                 f"{name} ({clip.context_length})",
-                str(count),
+                f"{count} {kind}",
                 *(f"{1000 * seconds:.1f} ms" for seconds in times.values()),
                 f"{ratio:.1f} x",
             )
@@ -69,8 +71,20 @@ def main() -> None:
 
 
 def _captions(count: int) -> list[str]:
+    """Texts that have nothing in common but their words."""
     rng = random.Random(count)
-    return [" ".join(rng.choices(WORDS, k=rng.randint(*LENGTHS))) for _ in range(count)]
+    return [_continued((), rng) for _ in range(count)]
+
+
+def _beams(count: int) -> list[str]:
+    """Candidates of beam searches: each four part from one text, somewhere."""
+    rng = random.Random(count)
+    firsts = [_continued((), rng).split() for _ in range(-(-count // BEAMS))]
+    return [_continued(firsts[at // BEAMS][: rng.randrange(LENGTHS[0])], rng) for at in range(count)]
+
+
+def _continued(words: Sequence[str], rng: random.Random) -> str:
+    return " ".join([*words, *rng.choices(WORDS, k=rng.randint(*LENGTHS) - len(words))])
 
 
 @torch.inference_mode()

@@ -72,12 +72,12 @@ def main() -> None:
         stack.callback(engine.stop, drain_s=0)
         services = _started(arguments, stack, photos=photos, lengths=lengths)
         Console(width=120).print(_compare(services, arguments))
-        rates = [_engine_rate(engine, photos, lengths, captioner=captioner) for _ in range(arguments.rounds)]
+        rates, served = [], []
         port, request_of = services["semicap"]
-        served = [
-            asyncio.run(closed_loop(port, request_of, clients=32, requests=arguments.requests)).rate
-            for _ in range(arguments.rounds)
-        ]
+        for _ in range(arguments.rounds):
+            rates.append(_engine_rate(engine, photos, lengths, captioner=captioner))
+            answers = asyncio.run(closed_loop(port, request_of, clients=32, requests=arguments.requests))
+            served.append(answers.rate)
         bare, over_http = float(np.median(rates)), float(np.median(served))
         print(
             f"bare engine {bare:.2f} images/s; service, 32 clients: {over_http:.2f} ({over_http / bare:.0%})"

@@ -29,7 +29,11 @@ from models.clip_folder import (
 )
 from models.config import ClipConfig
 from models.image_features import ImageFeatures
+from models.prefix_tree import PrefixTree
 from models.preprocess import Preprocess
+
+TREE_TEXTS = 32
+"""Texts read as one tree; in larger ones attention, quadratic in the nodes, costs what more sharing saves."""
 
 
 class ClipEncoder(nn.Module):
@@ -101,6 +105,16 @@ class ClipEncoder(nn.Module):
         model._modules = {**self.model._modules, "visual": visual}
         return type(self)(model, self.tokenizer, self.preprocess, name=self.name, revision=self.revision)
 
+    def with_text_transformer(self, transformer: nn.Module) -> Self:
+        """The same encoder around another text transformer; embeddings, norm and projection are shared."""
+        text = copy.copy(self.text)
+        text._modules = {**self.text._modules, "transformer": transformer}
+        model = text
+        if self.text is not self.model:
+            model = copy.copy(self.model)
+            model._modules = {**self.model._modules, "text": text}
+        return type(self)(model, self.tokenizer, self.preprocess, name=self.name, revision=self.revision)
+
     def encode_image(self, pixels: Float[Tensor, "batch 3 height width"]) -> ImageFeatures:
         """Embedding and feature map of normalised pixels."""
         visual: Any = self.model.visual
@@ -124,8 +138,24 @@ class ClipEncoder(nn.Module):
         return ids[:, : int(self._end_positions(ids).max()) + 1].to(self.text.positional_embedding.device)
 
     def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "captions embed"]:
-        """Unit vectors of texts."""
-        return self.encode_text(self.tokenize(captions))
+        """Unit vectors of texts; what several of them begin with is read once (models/prefix_tree.py)."""
+        ids: Tensor = self.tokenizer(list(captions))
+        ends = self._end_positions(ids).tolist()
+        texts = [row[: end + 1] for row, end in zip(ids.tolist(), ends, strict=True)]
+        order = sorted(range(len(texts)), key=texts.__getitem__)  # those that begin alike side by side
+        vectors = [
+            self._encode_tree([texts[at] for at in order[first : first + TREE_TEXTS]])
+            for first in range(0, len(texts), TREE_TEXTS)
+        ]
+        together = torch.cat(vectors)
+        return together[torch.tensor(order, device=together.device).argsort()]
+
+    def _encode_tree(self, texts: Sequence[Sequence[int]]) -> Float[Tensor, "captions embed"]:
+        tower, positions = self.text, self.text.positional_embedding
+        tree = PrefixTree.of(texts, positions.device)
+        x = tower.token_embedding(tree.token_ids) + positions[tree.depths]
+        read = tower.transformer(x.unsqueeze(0), attn_mask=tree.mask)[0]
+        return self._project_text(read[tree.ends])
 
     def encode_text(self, token_ids: Int[Tensor, "captions length"]) -> Float[Tensor, "captions embed"]:
         """Unit vectors of CLIP ids (start, words, end, padding).
@@ -156,8 +186,11 @@ class ClipEncoder(nn.Module):
         length = int(ends.max()) + 1
         x = embeddings[:, :length] + text.positional_embedding[:length].to(embeddings.dtype)
         x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
-        pooled = text.ln_final(x[torch.arange(len(x), device=x.device), ends])
-        projection = text.text_projection
+        return self._project_text(x[torch.arange(len(x), device=x.device), ends])
+
+    def _project_text(self, ends: Float[Tensor, "captions width"]) -> Float[Tensor, "captions embed"]:
+        """Unit vectors of what the transformer made of the end-of-text tokens."""
+        pooled, projection = self.text.ln_final(ends), self.text.text_projection
         projected = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
         unit: Tensor = functional.normalize(projected, dim=-1)
         return unit

@@ -9,20 +9,16 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.captioner import Captioner
 from models.decoder import AddingLayer, CaptionDecoder
-from models.fused_convolution import fuse_convolutions
 
 Precision = Literal["fp32", "bf16", "int8"]
-Tower = TypeVar("Tower", bound=nn.Module)
 INPUT_MAX, ZERO_POINT = 127, 128
 WEIGHT_MAX, REDUCED_WEIGHT_MAX = 127, 64
 """Without VNNI, FBGEMM adds two products of 255 at most with a weight each in 16 bits: 64 is what fits."""
@@ -124,44 +120,20 @@ class ExactLinear(nn.Module):
         return functional.linear(x.double(), self._weight, self._bias).float()
 
 
-@torch.inference_mode()
-def packed(captioner: Captioner, precision: Precision) -> Captioner:
-    """A copy for inference on a CPU, which cannot be trained or saved; CLIP's text tower is shared as it is.
-
-    Decoder and mapping are in the format asked for. Of the image tower, convolutions are in bf16 where the
-    processor has it and fp32 is not asked for: their results do not depend on the batch; elsewhere they are
-    fused. A transformer is in bf16 only where that is asked for.
-
-    Raises:
-        ValueError: `can_pack` says no.
-    """
-    layer = _layer(precision)
-    mapping = copy.deepcopy(captioner.mapping).requires_grad_(False)
-    _pack_linears(mapping, layer)
-    return Captioner(
-        captioner.clip.with_visual(_packed_visual(captioner.clip.visual, precision)),
-        mapping,
-        packed_decoder(captioner.decoder, precision),
-        tokenizer=captioner.tokenizer,
-        bridge=captioner.bridge,
-        config=captioner.config,
-    ).eval()
-
-
 def packed_decoder(decoder: CaptionDecoder, precision: Precision) -> CaptionDecoder:
     """A copy of a decoder: in bf16 everything is, but for the cache; else only the matrix products differ.
 
     Raises:
         ValueError: `can_pack` says no.
     """
-    layer = _layer(precision)
+    layer = require_layer(precision)
     dense = copy.deepcopy(decoder).eval().requires_grad_(False).float()
     output = layer(dense.output_weight, None)
     for block in dense.layers:
         if precision != "int8":
             block.up = layer(block.up.weight, block.up.bias, gelu=True)  # type: ignore[call-arg, assignment]
             block.activation = nn.Identity()
-        _pack_linears(block, layer)
+        pack_linears(block, layer)
     if precision == "bf16":
         dense.bfloat16()
     dense.output = output
@@ -180,7 +152,8 @@ def packing_layer(precision: Precision) -> Layer | None:
     return next((layer for layer in LAYERS[precision] if _is_right(layer)), None)
 
 
-def _layer(precision: Precision) -> Layer:
+def require_layer(precision: Precision) -> Layer:
+    """As packing_layer; raises ValueError where this machine does not do it."""
     layer = packing_layer(precision)
     if layer is None:
         raise ValueError(f"this machine cannot run the model in {precision}; fp32 always works")
@@ -206,48 +179,7 @@ def _is_emulated_bf16() -> bool:
     return has.get("architecture") == "x86_64" and not (has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
-def _packed_visual(visual: nn.Module, precision: Precision) -> nn.Module:
-    if precision == "bf16":
-        half = _frozen_copy(visual)
-        half.bfloat16()
-        _pack_linears(half, PackedLinear)
-        return half
-    if not isinstance(visual, TimmModel):
-        return visual
-    in_bf16 = precision == "int8" and can_pack("bf16")
-    tower = visual if in_bf16 else _fused(visual)
-    if precision == "fp32":
-        return tower  # type: ignore[no-any-return] # open_clip has no types
-    copied: nn.Module = _frozen_copy(tower)
-    if in_bf16:
-        copied.get_submodule("trunk").bfloat16()
-    _pack_linears(copied, ExactLinear)
-    return copied
-
-
-def _frozen_copy(tower: Tower) -> Tower:
-    return copy.deepcopy(tower).eval().requires_grad_(False)
-
-
-def _fused(visual: TimmModel) -> TimmModel:
-    """A tower of fused convolutions; the same one where oneDNN is missing, or where that would see otherwise.
-
-    That is so where modules run in another order than they are registered in.
-    """
-    copied = _frozen_copy(visual)
-    if not can_pack("fp32") or not fuse_convolutions(copied.trunk):
-        return visual
-    pixels = torch.randn(2, 3, *visual.image_size, generator=torch.Generator().manual_seed(0))
-    pixels = pixels.contiguous(memory_format=torch.channels_last)
-    plain = visual.trunk.forward_features(pixels)
-    try:
-        difference = (copied.trunk.forward_features(pixels) - plain).norm()
-    except (RuntimeError, AttributeError, NotImplementedError):
-        return visual
-    return copied if difference < 1e-3 * plain.norm() else visual
-
-
-def _pack_linears(module: nn.Module, layer: Layer) -> None:
+def pack_linears(module: nn.Module, layer: Layer) -> None:
     """Replaces the linear layers below; those of torch's own attention are read by name there and stay."""
     for owner in list(module.modules()):
         for name, child in owner.named_children():

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from models.captioner import Captioner
-from models.packing import Precision, can_pack, packed
+from models.packed_captioner import packed
+from models.packing import Precision, can_pack
 from service.engine.engine import Engine, EngineSettings
 from service.engine.observer import SilentObserver, Stage
 from service.engine.options import CaptionOptions

@@ -7,17 +7,12 @@ from typing import Literal
 
 import pytest
 import torch
-from open_clip.timm_model import TimmModel
 from torch.nn import functional
 
 from models import packing
-from models.checkpoint import load_captioner
-from models.config import MappingConfig
 from models.decode import decode
-from models.fused_convolution import FusedConvolution
 from models.generation import GenerationOptions
-from models.image_features import ImageFeatures
-from models.manifest import DEFAULT_CHECKPOINT
+from models.packed_captioner import packed
 from models.packing import (
     REDUCED_WEIGHT_MAX,
     WEIGHT_MAX,
@@ -27,7 +22,6 @@ from models.packing import (
     PackedLinear,
     Precision,
     can_pack,
-    packed,
     packed_decoder,
     packing_layer,
 )
@@ -131,88 +125,6 @@ def test_caption_is_the_same_alone_and_among_others(strategy: Literal["greedy", 
     for at in range(24):
         alone = decode(fast, prefixes[at : at + 1], options, tokens=ToyTokens(), max_images=1)
         assert [one.token_ids for one in alone[0]] == [one.token_ids for one in together[at]]
-
-
-@needs_int8
-@pytest.mark.parametrize("kind", ["mlp", "grid", "transformer"])
-def test_prefix_is_the_same_alone_and_among_others(
-    tmp_path: Path, kind: Literal["mlp", "grid", "transformer"]
-) -> None:
-    mapping = MappingConfig(kind, 3, grid_cells=4, grid_channels=32, heads=2)
-    captioner = tiny_captioner(tmp_path, mapping=mapping).requires_grad_(False)
-    fast, generator = packed(captioner, "int8"), torch.Generator().manual_seed(0)
-    features = ImageFeatures(
-        functional.normalize(torch.randn(24, 16, generator=generator), dim=-1),
-        torch.randn(24, 4, 32, generator=generator),
-    )
-    together, expected = fast.prefix(features), captioner.prefix(features)
-    assert (together - expected).norm() < 0.05 * expected.norm()
-    for at in range(24):
-        one = ImageFeatures(features.embedding[at : at + 1], features.grid[at : at + 1])  # type: ignore[index]
-        assert torch.equal(fast.prefix(one), together[at : at + 1])
-
-
-@needs_int8
-def test_convolutional_tower_sees_nearly_the_same_and_the_same_alone_and_among_others() -> None:
-    captioner = load_captioner(DEFAULT_CHECKPOINT)
-    fast = packed(captioner, "int8")
-    pixels = torch.randn(8, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        together, expected = fast.encode_image(pixels), captioner.encode_image(pixels)
-        alone = fast.encode_image(pixels[2:3])
-    assert (together.embedding * expected.embedding).sum(dim=1).min() > 0.99
-    # a tower that stays in fp32 rounds its convolutions by the size of the batch
-    tolerance = 0.0 if can_pack("bf16") else 1e-4
-    assert alone.grid is not None
-    assert together.grid is not None
-    torch.testing.assert_close(alone.embedding, together.embedding[2:3], rtol=0.0, atol=tolerance)
-    torch.testing.assert_close(alone.grid, together.grid[2:3], rtol=0.0, atol=tolerance)
-    assert fast.clip.text.token_embedding is captioner.clip.text.token_embedding
-
-
-def test_convolutions_are_fused_in_fp32_and_the_plain_tower_is_left_alone() -> None:
-    captioner = load_captioner(DEFAULT_CHECKPOINT)
-    fast = packed(captioner, "fp32")
-    assert any(isinstance(layer, FusedConvolution) for layer in fast.clip.visual.modules())
-    assert not any(isinstance(layer, FusedConvolution) for layer in captioner.clip.visual.modules())
-    pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        fused, expected = fast.encode_image(pixels), captioner.encode_image(pixels)
-    torch.testing.assert_close(fused.embedding, expected.embedding, rtol=0.0, atol=1e-5)
-    torch.testing.assert_close(fused.grid, expected.grid, rtol=0.0, atol=1e-3)
-
-
-@pytest.mark.parametrize(("tower", "count"), [("vit_tiny_patch16_224", 0), ("resnet18", 20)])
-def test_other_towers_of_timm_are_fused_as_far_as_they_can_be(tower: str, count: int) -> None:
-    captioner = load_captioner(DEFAULT_CHECKPOINT)
-    pool = "token" if count == 0 else "avg"
-    visual = TimmModel(tower, 256, image_size=224, pool=pool, proj="linear", pretrained=False).eval()
-    captioner.clip = captioner.clip.with_visual(visual)
-    fast = packed(captioner, "fp32").clip.visual
-    assert sum(isinstance(layer, FusedConvolution) for layer in fast.modules()) == count
-    assert (fast is visual) == (count == 0), "what is not changed is not held twice"
-
-
-@needs_int8
-def test_machine_that_has_int8_alone_keeps_its_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(packing.LAYERS, "fp32", ())
-    visual = packed(load_captioner(DEFAULT_CHECKPOINT), "int8").clip.visual
-    assert not any(isinstance(layer, FusedConvolution) for layer in visual.modules())
-
-
-def test_tower_that_would_see_something_else_when_fused_is_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrongly(tower: torch.nn.Module) -> int:
-        for layer in tower.modules():
-            if isinstance(layer, torch.nn.Conv2d):
-                torch.nn.init.zeros_(layer.weight)
-        return 1
-
-    monkeypatch.setattr(packing, "fuse_convolutions", wrongly)
-    captioner = load_captioner(DEFAULT_CHECKPOINT)
-    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        seen = packed(captioner, "fp32").encode_image(pixels).embedding
-        torch.testing.assert_close(seen, captioner.encode_image(pixels).embedding)
 
 
 def test_machine_without_the_operators_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

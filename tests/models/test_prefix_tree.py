@@ -1,0 +1,50 @@
+"""The tree of beginnings: it holds each once, and every path through it is its text."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models import clip as clip_module
+from models.prefix_tree import PrefixTree
+from tests.tiny import tiny_clip
+
+TEXTS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=12)
+
+
+@given(TEXTS)
+def test_each_text_is_what_its_end_looks_at(texts: list[list[int]]) -> None:
+    tree = PrefixTree.of(texts, torch.device("cpu"))
+    assert len(tree.token_ids) == len(
+        {tuple(text[:end]) for text in texts for end in range(1, len(text) + 1)}
+    )
+    for text, end in zip(texts, tree.ends.tolist(), strict=True):
+        seen = (tree.mask[end] == 0).nonzero().squeeze(1)
+        ordered = seen[tree.depths[seen].argsort()]
+        assert tree.token_ids[ordered].tolist() == text
+        assert tree.depths[ordered].tolist() == list(range(len(text)))
+    assert set(tree.mask.flatten().tolist()) <= {0.0, -float("inf")}
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 32])
+@torch.no_grad()
+def test_texts_that_begin_alike_are_read_as_open_clip_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(clip_module, "TREE_TEXTS", at_once)
+    clip = tiny_clip(tmp_path)
+    texts = [
+        "a dog in snow",
+        "a dog",
+        "",
+        "the cat",
+        "a dog on water",
+        "a dog",
+        "a",
+        "a cat in snow",
+        "dog " * 99,
+    ]
+    expected = clip.model.encode_text(clip.tokenizer(texts), normalize=True)  # type: ignore[operator]
+    torch.testing.assert_close(clip.encode_captions(texts), expected)
