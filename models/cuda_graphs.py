@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.decode_step import DecodeStep
+from models.row_groups import RowGroups
 
 log = logging.getLogger(__name__)
 SHORTEST_SPAN = 16
@@ -38,8 +39,9 @@ Record = Callable[[Callable[[], Tensor]], Recording]
 class GraphedStep:
     """A decode step recorded for a few sizes of batch; what is in between runs in the next larger one.
 
-    The places left over repeat the last row: the same numbers are written to its cell more than once.
-    The logits are valid until the next call. Where recording fails, the step runs as it is.
+    The places left over repeat the last row: the same numbers are written to its cell more than once. Each
+    row is read for itself, whatever the groups. The logits are valid until the next call. Where recording
+    fails, the step runs as it is.
 
     Args:
         rows, spans: sizes that are recorded, ascending; a larger batch runs as it is.
@@ -67,11 +69,16 @@ class GraphedStep:
         return bool(self._recordings)
 
     def __call__(
-        self, ids: Int[Tensor, "rows"], slots: Int[Tensor, "rows"], *, span: int
+        self,
+        ids: Int[Tensor, "rows"],
+        slots: Int[Tensor, "rows"],
+        *,
+        span: int,
+        groups: RowGroups | None = None,
     ) -> Float[Tensor, "rows vocab"]:
         recording = self._recordings.get((_next_size(self._rows, len(ids)), _next_size(self._spans, span)))
         if recording is None:
-            return self._step(ids, slots, span=span)
+            return self._step(ids, slots, span=span, groups=groups)
         self._fill(ids, slots)
         recording.replay()
         return recording.logits[: len(ids)]

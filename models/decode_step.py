@@ -8,6 +8,7 @@ from torch import Tensor
 
 from models.decoder import CaptionDecoder
 from models.kv_cache import KVCache
+from models.row_groups import RowGroups
 from models.rows import RowTables
 
 
@@ -16,10 +17,16 @@ class DecodeStep(Protocol):
 
     Args:
         span: positions looked at; at least the longest caption so far.
+        groups: which rows belong to one image; for speed alone.
     """
 
     def __call__(
-        self, ids: Int[Tensor, "rows"], slots: Int[Tensor, "rows"], *, span: int
+        self,
+        ids: Int[Tensor, "rows"],
+        slots: Int[Tensor, "rows"],
+        *,
+        span: int,
+        groups: RowGroups | None = None,
     ) -> Float[Tensor, "rows vocab"]: ...
 
 
@@ -32,7 +39,12 @@ class PlainStep:
     tables: RowTables
 
     def __call__(
-        self, ids: Int[Tensor, "rows"], slots: Int[Tensor, "rows"], *, span: int
+        self,
+        ids: Int[Tensor, "rows"],
+        slots: Int[Tensor, "rows"],
+        *,
+        span: int,
+        groups: RowGroups | None = None,
     ) -> Float[Tensor, "rows vocab"]:
         newest = self.tables.lengths[ids] - 1
         return self.decoder.step(
@@ -42,6 +54,7 @@ class PlainStep:
             image_slots=slots,
             ancestors=self.tables.ancestors[ids, :span],
             lengths=newest,
+            groups=groups,
         )
 
 

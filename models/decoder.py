@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.config import DecoderConfig
 from models.kv_cache import CacheView, KVCache, cache_dtype
+from models.row_groups import RowGroups
 
 
 class AddingLayer(nn.Module):
@@ -236,6 +237,7 @@ class CaptionDecoder(nn.Module):
         image_slots: Int[Tensor, "rows"],
         ancestors: Int[Tensor, "rows tokens"],
         lengths: Int[Tensor, "rows"],
+        groups: RowGroups | None = None,
     ) -> Float[Tensor, "rows vocab"]:
         """Feeds each caption's newest token and returns the logits of the next one.
 
@@ -247,14 +249,17 @@ class CaptionDecoder(nn.Module):
                 reordered by permuting this table. Columns from `lengths` on are not read; there is at least
                 one more than the longest of `lengths`.
             lengths: tokens fed before this one; rows of different length may stand side by side.
+            groups: rows of one image, for speed alone; None: each for itself.
         """
+        groups = groups or RowGroups.alone(len(rows), rows.device)
         columns = torch.arange(ancestors.shape[1], device=token_ids.device)
         is_past = columns < lengths.unsqueeze(1)
         past = cache.cells_of_tokens(torch.where(is_past, ancestors, rows.unsqueeze(1)), columns)
-        seen = torch.cat([cache.cells_of_prefixes(image_slots), past], dim=1)
-        is_hidden = functional.pad(columns > lengths.unsqueeze(1), (self.prefix_length, 0))
-        mask = torch.zeros_like(seen, dtype=cache.cells.dtype).masked_fill_(is_hidden, -torch.inf)
-        view = CacheView(cache, cache.cells_of_tokens(rows, lengths), seen, mask[:, None, None])
+        prefixes = cache.cells_of_prefixes(image_slots[groups.members[:, 0]])
+        seen = torch.cat([prefixes, past[groups.members].flatten(1)], dim=1)
+        is_hidden = columns > lengths.unsqueeze(1)
+        mask = groups.mask(is_hidden, prefix_length=self.prefix_length, dtype=cache.cells.dtype)
+        view = CacheView(cache, cache.cells_of_tokens(rows, lengths), groups, seen, mask)
         x = self.token_embedding(token_ids) + self.position_embedding(self.prefix_length + lengths)
         for layer, block in enumerate(self.layers):
             x = block.step(x, view, layer)

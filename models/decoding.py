@@ -1,6 +1,6 @@
 """In-flight batching: captions of many images side by side, joining and leaving between any two tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -119,9 +119,10 @@ class DecodingBatch:
         """Decodes one token of every row; returns the images that ended since the last step."""
         if self._images:
             if self._live is None:
-                self._live = Rows(self._images.values(), self.device)
+                self._live = self._rows_of(self._images.values())
             live = self._live
-            self._choose(live, self._step(live.ids, live.slots, span=live.span))
+            logits = self._step(live.ids, live.slots, span=live.span, groups=live.groups)
+            self._choose(live, logits)
         ended, self._ended = self._ended, []
         return ended
 
@@ -135,6 +136,9 @@ class DecodingBatch:
         self._ended = [one for one in self._ended if one.ticket != ticket]
         if ticket in self._images:
             self._release(self._images[ticket])
+
+    def _rows_of(self, images: Iterable[ImageInFlight]) -> Rows:
+        return Rows(images, self.device, prefix_length=self._decoder.prefix_length)
 
     def _join(self, options: GenerationOptions) -> ImageInFlight:
         rows = [self._free_rows.pop() for _ in range(options.num_rows)]
@@ -167,7 +171,7 @@ class DecodingBatch:
     def _prefill(self, images: list[ImageInFlight], prefixes: Float[Tensor, "images prefix width"]) -> None:
         slots = torch.tensor([image.slot for image in images], device=self.device)
         logits = self._decoder.prefill(prefixes, self._cache, slots)
-        rows = Rows(images, self.device)
+        rows = self._rows_of(images)
         places = {image.ticket: at for at, image in enumerate(images)}
         self._choose(rows, logits[[places[image.ticket] for image in rows.owners]])
 

@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from models.row_groups import RowGroups
+
 
 @dataclass(frozen=True)
 class KVCache:
@@ -57,14 +59,16 @@ class CacheView:
 
     Args:
         written: cell of each row's newest token.
-        seen: cells that a row looks at, those of its prefix first.
-        mask: added to their weights: 0, or -inf where a row is not as long.
+        groups: rows that look at the same cells.
+        seen: those cells, the prefix's first.
+        mask: added to their weights: 0, or -inf where a row does not look.
     """
 
     cache: KVCache
     written: Int[Tensor, "rows"]
-    seen: Int[Tensor, "rows cells"]
-    mask: Float[Tensor, "rows 1 1 cells"]
+    groups: RowGroups
+    seen: Int[Tensor, "groups cells"]
+    mask: Float[Tensor, "groups 1 members cells"]
 
     def attend(
         self, qkv: Float[Tensor, "rows qkv"], *, layer: int, heads: int
@@ -75,10 +79,10 @@ class CacheView:
         width = qkv.shape[1] // 3
         cells.index_copy_(0, self.written, qkv[:, width:])
         seen = cells.index_select(0, self.seen.flatten()).view(*self.seen.shape, 2, heads, -1)
-        queries = qkv[:, :width].view(len(qkv), 1, heads, -1).transpose(1, 2)
         keys, values = (one.transpose(1, 2) for one in seen.unbind(dim=2))
+        queries = torch.unflatten(self.groups.gather(qkv[:, :width]), 2, (heads, -1)).transpose(1, 2)
         mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask)
-        return mixed.reshape(len(qkv), width)
+        return self.groups.scatter(mixed.transpose(1, 2).flatten(2))
 
 
 def cache_dtype(weight: Tensor) -> torch.dtype:

@@ -10,6 +10,7 @@ from torch import Tensor
 from models.beams import BeamGroups
 from models.generation import Candidate, GenerationOptions
 from models.next_token import NEVER, ban_repeats, weaken_repetition
+from models.row_groups import RowGroups
 
 
 @dataclass
@@ -32,12 +33,14 @@ class ImageInFlight:
 class Rows:
     """The live rows of some images, those of beams last; built anew only when a row joins or leaves."""
 
-    def __init__(self, images: Iterable[ImageInFlight], device: torch.device) -> None:
+    def __init__(self, images: Iterable[ImageInFlight], device: torch.device, *, prefix_length: int) -> None:
         self.images = sorted(images, key=lambda image: image.is_beam)
         self.owners = [image for image in self.images for _ in image.rows]
         self.row_ids = [row for image in self.images for row in image.rows]
         self.ids = torch.tensor(self.row_ids, device=device)
         self.slots = torch.tensor([image.slot for image in self.owners], device=device)
+        counts = [len(image.rows) for image in self.images]
+        self.groups = RowGroups.of(counts, prefix_length=prefix_length, device=device)
         indices = [index for image in self.images for index in image.indices]
         self.options = RowOptions.of([image.options for image in self.owners], indices, device)
         self.num_singles = sum(not image.is_beam for image in self.owners)

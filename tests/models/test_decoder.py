@@ -6,6 +6,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from models.config import DecoderConfig
 from models.decoder import CaptionDecoder
 from models.gpt2 import load_gpt2
+from models.row_groups import RowGroups
 
 VOCAB, WIDTH, PREFIX = 50, 32, 3
 
@@ -107,6 +108,37 @@ def test_cached_steps_equal_teacher_forcing_with_mixed_lengths_and_scattered_slo
         )
         fed[index] += 1
         torch.testing.assert_close(logits, expected[index, fed[index]])
+
+
+@torch.no_grad()
+def test_rows_of_an_image_side_by_side_read_what_they_read_alone() -> None:
+    ours, generator = decoder(), torch.Generator().manual_seed(3)
+    counts, lengths = (3, 1, 5), torch.tensor([4, 4, 4, 0, 2, 2, 2, 2, 2])
+    rows, slots = torch.randperm(9, generator=generator), torch.tensor([2, 0, 1])
+    cache = ours.new_cache(images=3, rows=9, max_tokens=8)
+    ours.prefill(prefixes(3), cache, slots)
+    cache.tokens.copy_(torch.randn(cache.tokens.shape, generator=generator))
+    ancestors = rows.unsqueeze(1).expand(9, 6).clone()
+    ancestors[:2, :3] = rows[2]  # beams that parted late
+    before = cache.cells.clone()
+
+    def step(groups: RowGroups | None) -> torch.Tensor:
+        cache.cells.copy_(before)
+        image_slots = slots.repeat_interleave(torch.tensor(counts))
+        return ours.step(
+            torch.arange(9),
+            cache,
+            rows=rows,
+            image_slots=image_slots,
+            ancestors=ancestors,
+            lengths=lengths,
+            groups=groups,
+        )
+
+    expected = step(None)
+    for width in range(1, 6):
+        groups = RowGroups.of_width(counts, width=width, device=rows.device)
+        torch.testing.assert_close(step(groups), expected)
 
 
 @torch.no_grad()

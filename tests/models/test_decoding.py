@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
+from models import row_groups
 from models.decode import decode
 from models.decoder import CaptionDecoder
 from models.decoding import Decoded, DecodingBatch, DecodingError
@@ -96,6 +97,14 @@ TURNS = st.lists(
 )
 
 
+@pytest.fixture(params=["rows alone", "rows of an image side by side"])
+def _groups(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toy's prefix is short: left to itself, a batch hardly ever groups its rows."""
+    monkeypatch.setattr(row_groups, "WIDEST", 1 if request.param == "rows alone" else 3)
+    monkeypatch.setattr(row_groups, "TYPICAL_TOKENS", 0)
+
+
+@pytest.mark.usefixtures("_groups")
 @pytest.mark.parametrize("decoder", [DECODER, CLOSING_DECODER], ids=["plain", "closing ids"])
 @seed(20260101)
 @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
