@@ -193,6 +193,8 @@ class CaptionDecoder(nn.Module):
         for block in self.layers:
             queries, keys, values = block.project(x)
             keys_values.append((keys, values))
+            if block is self.blocks[-1]:  # of its outputs, only the last position's is read
+                x, queries, mask = x[:, -1:], queries[:, :, -1:], mask[-1:]
             x = block.finish(x, queries, keys, values, mask)
         return x[:, -1], keys_values
 

@@ -94,8 +94,9 @@ class Int8Linear(AddingLayer):
 
     def _product(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Products of what is left of the rows when their scales are taken out, and the scales."""
-        # Both are vectorised; torch's infinity norm of 40 x 768 takes 12 times as long.
-        scales = x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12)
+        # Both are vectorised; torch's infinity norm of 400 x 3072 takes 10 times as long.
+        highest, lowest = x.amax(dim=-1, keepdim=True), x.amin(dim=-1, keepdim=True)
+        scales = torch.maximum(highest, lowest.neg_()).clamp_(min=1e-12)
         return self._linear(x / scales, 1 / INPUT_MAX, ZERO_POINT, self._weight), scales
 
 

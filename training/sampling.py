@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.decoder import CaptionDecoder
 from models.generation import SpecialTokens
+from models.row_groups import RowGroups
 
 ChooseTokens = Callable[[Float[Tensor, "rows vocab"]], Int[Tensor, "rows"]]
 
@@ -76,6 +77,7 @@ class Sampler:
             rows, newest = rows[goes_on], newest[goes_on]
             if len(rows) == 0 or position + 1 == self.max_tokens:
                 return token_ids[:, : position + 1]
+            counts = torch.unique_consecutive(slots[rows], return_counts=True)[1].tolist()
             logits = decoder.step(
                 newest,
                 cache,
@@ -83,6 +85,7 @@ class Sampler:
                 image_slots=slots[rows],
                 ancestors=rows.unsqueeze(1).expand(-1, position + 1),
                 lengths=torch.full_like(rows, position),
+                groups=RowGroups.of(counts, prefix_length=decoder.prefix_length, device=device),
             )
         return token_ids
 
