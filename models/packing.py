@@ -1,8 +1,10 @@
 """Weights laid out for a CPU: fp32 and bf16 packed by oneDNN, int8 by FBGEMM.
 
-int8 sums are whole numbers, exact in any order: a row gets the same result whatever stands beside it in the
-batch, bit for bit. bf16 is summed in an order that depends on the number of rows, so that a caption can turn
-out differently in another batch where two words are nearly as likely (of 96 photos, 2).
+int8 sums are whole numbers, exact in any order: a product gives a row the same whatever stands beside it in
+the batch, bit for bit. Attention and norms stay in fp32, whose last digits can turn one int8 value over: of
+300 photos, alone and among others, no caption differed. bf16 is summed in an order that depends on the
+number of rows, so that a caption can turn out differently in another batch where two words are nearly as
+likely (of 96 photos, 2).
 """
 
 import copy
