@@ -48,9 +48,9 @@ def with_speed(captioner: Captioner, wanted: Wanted) -> tuple[Captioner, Speed]:
     """The captioner in the format that is fastest here, or in the one that is wanted.
 
     auto is packed fp32 or int8 where that was measured to be clearly faster: there the batch changes the last
-    digits of fp32 sums, and by them one int8 input now and then (models/packing.py). bf16, faster in large batches, is for those who do not mind that a
-    caption can depend on what else is in the batch. On a GPU with units for bf16 auto is bf16; on other
-    accelerators all stays as it is.
+    digits of fp32 sums, and by them one int8 input now and then (models/packing.py). bf16, faster in large
+    batches, is for those who do not mind that a caption can depend on what else is in the batch. On a GPU
+    with units for bf16 auto is bf16; on other accelerators all stays as it is.
 
     Raises:
         ValueError: a format that this machine cannot run.
