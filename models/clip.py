@@ -29,11 +29,11 @@ from models.clip_folder import (
 )
 from models.config import ClipConfig
 from models.image_features import ImageFeatures
-from models.prefix_tree import PrefixTree
+from models.prefix_tree import PrefixTree, in_portions
 from models.preprocess import Preprocess
 
-TREE_TEXTS = 32
-"""Texts read as one tree; in larger ones attention, quadratic in the nodes, costs what more sharing saves."""
+TREE_TOKENS = 512
+"""Of texts read as one tree: in larger ones attention, quadratic in the nodes, costs what sharing saves."""
 
 
 class ClipEncoder(nn.Module):
@@ -142,15 +142,12 @@ class ClipEncoder(nn.Module):
         ids: Tensor = self.tokenizer(list(captions))
         ends = self._end_positions(ids).tolist()
         texts = [row[: end + 1] for row, end in zip(ids.tolist(), ends, strict=True)]
-        order = sorted(range(len(texts)), key=texts.__getitem__)  # those that begin alike side by side
-        vectors = [
-            self._encode_tree([texts[at] for at in order[first : first + TREE_TEXTS]])
-            for first in range(0, len(texts), TREE_TEXTS)
-        ]
-        together = torch.cat(vectors)
-        return together[torch.tensor(order, device=together.device).argsort()]
+        portions = in_portions(texts, max_tokens=TREE_TOKENS)
+        vectors = torch.cat([self._encode_tree([texts[at] for at in portion]) for portion in portions])
+        order = torch.tensor([at for portion in portions for at in portion], device=vectors.device)
+        return vectors[order.argsort()]
 
-    def _encode_tree(self, texts: Sequence[Sequence[int]]) -> Float[Tensor, "captions embed"]:
+    def _encode_tree(self, texts: Sequence[list[int]]) -> Float[Tensor, "captions embed"]:
         tower, positions = self.text, self.text.positional_embedding
         tree = PrefixTree.of(texts, positions.device)
         x = tower.token_embedding(tree.token_ids) + positions[tree.depths]

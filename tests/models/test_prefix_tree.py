@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import clip as clip_module
-from models.prefix_tree import PrefixTree
+from models.prefix_tree import PrefixTree, in_portions
 from tests.tiny import tiny_clip
 
 TEXTS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=12)
@@ -28,12 +28,23 @@ def test_each_text_is_what_its_end_looks_at(texts: list[list[int]]) -> None:
     assert set(tree.mask.flatten().tolist()) <= {0.0, -float("inf")}
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 32])
+@given(TEXTS, st.integers(1, 20))
+def test_portions_hold_each_text_once_and_no_more_tokens_than_asked(
+    texts: list[list[int]], most: int
+) -> None:
+    portions = in_portions(texts, max_tokens=most)
+    assert sorted(row for portion in portions for row in portion) == list(range(len(texts)))
+    assert all(len(portion) == 1 or sum(len(texts[row]) for row in portion) <= most for portion in portions)
+    in_order = [texts[row] for portion in portions for row in portion]
+    assert in_order == sorted(texts)
+
+
+@pytest.mark.parametrize("at_once", [1, 12, 512])
 @torch.no_grad()
 def test_texts_that_begin_alike_are_read_as_open_clip_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(clip_module, "TREE_TEXTS", at_once)
+    monkeypatch.setattr(clip_module, "TREE_TOKENS", at_once)
     clip = tiny_clip(tmp_path)
     texts = [
         "a dog in snow",
