@@ -1,6 +1,5 @@
 """CLIP's transformers with packed products, attention included."""
 
-import torch
 from jaxtyping import Float
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
@@ -45,10 +44,3 @@ def pack_transformer(tower: nn.Module, layer: Layer) -> None:
         if isinstance(block, ResidualAttentionBlock) and not hasattr(block, "ln_1_kv"):
             block.attn = PackedAttention(block.attn, layer)
     pack_linears(tower, layer)
-
-
-def is_faithful(
-    packed: Float[Tensor, "batch embed"], plain: Float[Tensor, "batch embed"], *, least: float
-) -> bool:
-    """Whether every embedding keeps at least this cosine with what it was."""
-    return bool(torch.cosine_similarity(packed.float(), plain.float(), dim=-1).min() >= least)

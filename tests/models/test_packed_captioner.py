@@ -138,10 +138,12 @@ def test_text_tower_in_int8_reads_nearly_the_same_and_the_same_alone_and_among_o
 
 
 @needs_int8
-@pytest.mark.parametrize(("tower", "linears"), [("open_clip", 4 * 2), ("timm", 4 * 12)])
+@pytest.mark.parametrize(("tower", "linears"), [("open_clip", 4 * 2), ("vit_tiny_patch16_224", 4 * 12)])
 def test_image_transformer_in_int8_sees_nearly_the_same(tower: str, linears: int) -> None:
     captioner = load_captioner(DEFAULT_CHECKPOINT)
-    captioner.clip = captioner.clip.with_visual(_open_clip_tower() if tower == "open_clip" else _timm_tower())
+    captioner.clip = captioner.clip.with_visual(
+        _open_clip_tower() if tower == "open_clip" else _timm_tower(tower)
+    )
     fast, pixels = packed(captioner, "int8"), torch.randn(4, 3, 224, 224)
     assert _count(fast.clip.visual, Int8Linear) >= linears
     assert _count(captioner.clip.visual, Int8Linear) == 0
@@ -160,15 +162,21 @@ def _open_clip_tower() -> nn.Module:
     return open_clip.CLIP(256, vision, text, output_dict=False).visual.eval()  # type: ignore[no-any-return]
 
 
-def _timm_tower() -> nn.Module:
-    tower: nn.Module = TimmModel(
-        "vit_tiny_patch16_224", 256, image_size=224, pool="token", proj="linear", pretrained=False
-    )
+def _timm_tower(name: str) -> nn.Module:
+    tower: nn.Module = TimmModel(name, 256, image_size=224, pool="token", proj="linear", pretrained=False)
     return tower.eval()
 
 
 def _count(module: nn.Module, kind: type[nn.Module]) -> int:
     return sum(isinstance(layer, kind) for layer in module.modules())
+
+
+@needs_int8
+def test_transformer_that_reads_its_weights_by_name_stays_as_it_is() -> None:
+    captioner = load_captioner(DEFAULT_CHECKPOINT)
+    visual = _timm_tower("eva02_tiny_patch14_224")
+    captioner.clip = captioner.clip.with_visual(visual)
+    assert packed(captioner, "int8").clip.visual is visual
 
 
 @needs_int8
