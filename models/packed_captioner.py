@@ -1,6 +1,7 @@
 """A captioner for inference on a CPU: decoder and mapping in one format, each tower in what suits it."""
 
 import copy
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from models.packing import (
     require_layer,
 )
 
+log = logging.getLogger(__name__)
 Tower = TypeVar("Tower", bound=nn.Module)
 LEAST_COSINE = 0.99
 """Of what an int8 transformer makes of pictures and texts with what it makes of them in fp32."""
@@ -92,13 +94,16 @@ def _agrees(fast: ClipEncoder, plain: ClipEncoder, encode: Callable[[ClipEncoder
     """Whether a packed encoder works at all and its embeddings keep LEAST_COSINE."""
     try:
         seen = encode(fast)
-    except (
-        RuntimeError,
-        AttributeError,
-        NotImplementedError,
-    ):  # some towers read their layers' weights by name
+    except (RuntimeError, AttributeError):  # some towers read their layers' weights by name
+        log.warning("a tower of %s does not run in int8; it stays in fp32", plain.name)
         return False
-    return bool((seen * encode(plain)).sum(dim=-1).min() >= LEAST_COSINE)
+    cosine = float((seen * encode(plain)).sum(dim=-1).min())
+    if not cosine >= LEAST_COSINE:
+        log.warning(
+            "a tower of %s loses too much in int8 (cosine %.3f); it stays in fp32", plain.name, cosine
+        )
+        return False
+    return True
 
 
 def _blots(edge: int) -> Tensor:
@@ -136,6 +141,6 @@ def _fused(visual: TimmModel) -> TimmModel:
     plain = visual.trunk.forward_features(pixels)
     try:
         difference = (copied.trunk.forward_features(pixels) - plain).norm()
-    except (RuntimeError, AttributeError, NotImplementedError):
+    except (RuntimeError, AttributeError):
         return visual
     return copied if difference < 1e-3 * plain.norm() else visual

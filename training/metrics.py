@@ -98,8 +98,8 @@ def language_scores(captions: Sequence[str]) -> Scores:
 
 @torch.no_grad()
 def encode_texts(scorer: ClipEncoder, texts: Sequence[str]) -> Float[Tensor, "texts embed"]:
-    """Unit vectors of many texts, in batches of similar length: a batch costs as much as its longest text."""
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    """Unit vectors of many texts, in batches of those that begin alike: a beginning is read once."""
+    order = sorted(range(len(texts)), key=texts.__getitem__)
     batches = [order[at : at + TEXT_BATCH] for at in range(0, len(order), TEXT_BATCH)]
     encoded = torch.cat([scorer.encode_captions([texts[row] for row in batch]) for batch in batches])
     return encoded[torch.tensor(order).argsort().to(encoded.device)]

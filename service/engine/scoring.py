@@ -15,9 +15,6 @@ from service.engine.results import ScoredCaption, TextScore
 from service.engine.text import finished_text
 from service.engine.work import Texts
 
-MAX_TEXTS = 128
-"""Texts encoded at a time; bounds the memory of a batch in which everything ends at once."""
-
 
 def score_images(
     candidates: Sequence[Sequence[Candidate]],
@@ -34,7 +31,7 @@ def score_images(
     ]
     flat = [text for several in texts for text in several]
     images = torch.stack([one for one, several in zip(embeddings, texts, strict=True) for _ in several])
-    similarities = clip_similarity(images.float(), encode_texts(clip, flat).float())
+    similarities = clip_similarity(images.float(), clip.encode_captions(flat).float())
     scores = iter(zip(similarities.tolist(), clip_score(similarities).tolist(), strict=True))
     return [
         rank([_scored(one, text, *next(scores)) for one, text in zip(*pair, strict=True)], asked)
@@ -47,18 +44,10 @@ def score_texts(
 ) -> tuple[TextScore, ...]:
     """How well each of the given texts fits an image; encoded once for all images that share them."""
     if given.embeddings is None:
-        given.embeddings = encode_texts(clip, given.texts)
+        given.embeddings = clip.encode_captions(given.texts)
     similarities = clip_similarities(embedding.unsqueeze(0), given.embeddings)[0]
     numbers = zip(given.texts, similarities.tolist(), clip_score(similarities).tolist(), strict=True)
     return tuple(TextScore(text, similarity, score) for text, similarity, score in numbers)
-
-
-def encode_texts(clip: ClipEncoder, texts: Sequence[str]) -> Float[Tensor, "texts embed"]:
-    """CLIP's unit vectors; a text that occurs several times is encoded once."""
-    distinct = list(dict.fromkeys(texts))
-    parts = [clip.encode_captions(distinct[at : at + MAX_TEXTS]) for at in range(0, len(distinct), MAX_TEXTS)]
-    places = {text: at for at, text in enumerate(distinct)}
-    return torch.cat(parts)[[places[text] for text in texts]]
 
 
 def rank(captions: Sequence[ScoredCaption], options: CaptionOptions) -> tuple[ScoredCaption, ...]:

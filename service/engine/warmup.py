@@ -21,4 +21,4 @@ def warm_up(captioner: Captioner, *, encode_batch: int) -> None:
             GenerationOptions("greedy", max_tokens=max_tokens),
         ):
             decode(captioner.decoder, prefixes, options, tokens=captioner.tokenizer, max_images=count)
-        captioner.clip.encode_captions(["a photo of a warm stove"] * count)
+        captioner.clip.encode_captions([f"{at} warm stoves" for at in range(count)])
