@@ -138,16 +138,22 @@ class ClipEncoder(nn.Module):
         return ids[:, : int(self._end_positions(ids).max()) + 1].to(self.text.positional_embedding.device)
 
     def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "captions embed"]:
-        """Unit vectors of texts; what several of them begin with is read once (models/prefix_tree.py)."""
+        """Unit vectors of texts; what several of them begin with is read once (models/prefix_tree.py).
+
+        Texts of the same ids get the same vector, bit for bit: a product's rows may differ in their last
+        digits by where they stand, which would let chance decide between captions that CLIP reads alike.
+        """
         ids: Tensor = self.tokenizer(list(captions))
         ends = self._end_positions(ids).tolist()
-        texts = [row[: end + 1] for row, end in zip(ids.tolist(), ends, strict=True)]
-        portions = in_portions(texts, max_tokens=TREE_TOKENS)
-        vectors = torch.cat([self._encode_tree([texts[at] for at in portion]) for portion in portions])
-        order = torch.tensor([at for portion in portions for at in portion], device=vectors.device)
-        return vectors[order.argsort()]
+        texts = [tuple(row[: end + 1]) for row, end in zip(ids.tolist(), ends, strict=True)]
+        distinct = sorted(set(texts))
+        places = {text: place for place, text in enumerate(distinct)}
+        vectors = torch.cat(
+            [self._encode_tree(portion) for portion in in_portions(distinct, max_tokens=TREE_TOKENS)]
+        )
+        return vectors[torch.tensor([places[text] for text in texts], device=vectors.device)]
 
-    def _encode_tree(self, texts: Sequence[list[int]]) -> Float[Tensor, "captions embed"]:
+    def _encode_tree(self, texts: Sequence[tuple[int, ...]]) -> Float[Tensor, "captions embed"]:
         tower, positions = self.text, self.text.positional_embedding
         tree = PrefixTree.of(texts, positions.device)
         x = tower.token_embedding(tree.token_ids) + positions[tree.depths]

@@ -27,7 +27,7 @@ class PrefixTree:
     ends: Int[Tensor, "texts"]
 
     @classmethod
-    def of(cls, texts: Sequence[list[int]], device: torch.device) -> Self:
+    def of(cls, texts: Sequence[Sequence[int]], device: torch.device) -> Self:
         """The tree of texts of at least one token."""
         nodes: dict[tuple[int, int], int] = {}  # parent and token; the first tokens' parent is -1
         paths: list[list[int]] = []
@@ -53,14 +53,14 @@ class PrefixTree:
         )
 
 
-def in_portions(texts: Sequence[list[int]], *, max_tokens: int) -> list[list[int]]:
-    """Rows of the texts, those that begin alike side by side, in portions of so many tokens or one text."""
-    portions: list[list[int]] = []
+def in_portions(texts: Sequence[tuple[int, ...]], *, max_tokens: int) -> list[list[tuple[int, ...]]]:
+    """Texts in their order, in portions of so many tokens or one text."""
+    portions: list[list[tuple[int, ...]]] = []
     tokens = 0
-    for row in sorted(range(len(texts)), key=texts.__getitem__):
-        tokens += len(texts[row])
+    for text in texts:
+        tokens += len(text)
         if not portions or tokens > max_tokens:
             portions.append([])
-            tokens = len(texts[row])
-        portions[-1].append(row)
+            tokens = len(text)
+        portions[-1].append(text)
     return portions

@@ -29,14 +29,26 @@ def test_each_text_is_what_its_end_looks_at(texts: list[list[int]]) -> None:
 
 
 @given(TEXTS, st.integers(1, 20))
-def test_portions_hold_each_text_once_and_no_more_tokens_than_asked(
+def test_portions_hold_the_texts_in_their_order_and_no_more_tokens_than_asked(
     texts: list[list[int]], most: int
 ) -> None:
-    portions = in_portions(texts, max_tokens=most)
-    assert sorted(row for portion in portions for row in portion) == list(range(len(texts)))
-    assert all(len(portion) == 1 or sum(len(texts[row]) for row in portion) <= most for portion in portions)
-    in_order = [texts[row] for portion in portions for row in portion]
-    assert in_order == sorted(texts)
+    given_texts = [tuple(text) for text in texts]
+    portions = in_portions(given_texts, max_tokens=most)
+    assert [text for portion in portions for text in portion] == given_texts
+    assert all(len(portion) == 1 or sum(map(len, portion)) <= most for portion in portions)
+
+
+@pytest.mark.parametrize("at_once", [1, 12, 512])
+@torch.no_grad()
+def test_texts_of_the_same_ids_get_the_same_vector_whatever_is_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(clip_module, "TREE_TOKENS", at_once)
+    texts = ["a dog", "the cat in snow", "A  dog", "a man", "a dog"] * 9
+    vectors = tiny_clip(tmp_path).encode_captions(texts)
+    for first, text in enumerate(texts[:5]):
+        alike = [at for at, one in enumerate(texts) if one.lower().split() == text.lower().split()]
+        assert torch.equal(vectors[alike], vectors[first].expand(len(alike), -1))
 
 
 @pytest.mark.parametrize("at_once", [1, 12, 512])
