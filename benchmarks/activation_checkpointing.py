@@ -19,7 +19,7 @@ from torch import Tensor
 from models.config import DecoderConfig
 from models.decoder import CaptionDecoder
 from training.autocast import autocast, is_fast_in_bf16
-from training.losses import caption_cross_entropy
+from training.linear_cross_entropy import linear_cross_entropy
 
 GPT2 = DecoderConfig("gpt2", vocab_size=50257, width=768, layers=12, heads=12, max_length=1024)
 PREFIX, CAPTIONS_PER_IMAGE = 10, 5
@@ -80,7 +80,7 @@ def _train_once(decoder: CaptionDecoder, prefix: Tensor, token_ids: Tensor) -> C
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value)
     with autocast(prefix.device, "auto"), hooks:
         states = decoder.states(prefix, token_ids, captions_per_image=CAPTIONS_PER_IMAGE)
-        loss = caption_cross_entropy(states, decoder.output_weight, token_ids, pad_id=GPT2.vocab_size)
+        loss = linear_cross_entropy(states.flatten(0, 1), decoder.output_weight, token_ids.flatten())
     loss.backward()  # type: ignore[no-untyped-call]
     seconds = _now(prefix.device) - began
     return Cost(seconds, sum(kept.values()))

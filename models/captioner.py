@@ -67,16 +67,6 @@ class Captioner(nn.Module):
         )
         return logits
 
-    def states(
-        self,
-        features: ImageFeatures,
-        token_ids: Int[Tensor, "captions length"],
-        *,
-        captions_per_image: int = 1,
-    ) -> Float[Tensor, "captions length width"]:
-        """As forward, before the decoder's `output_weight` makes logits of it."""
-        return self.decoder.states(self.prefix(features), token_ids, captions_per_image=captions_per_image)
-
     def encode_token_ids(
         self, token_ids: Int[Tensor, "captions length"], soft_rows: SoftRows | None = None
     ) -> Float[Tensor, "captions embed"]:

@@ -1,6 +1,5 @@
 """The caption decoder: GPT-2's architecture behind an image prefix, teacher-forced or with a cache."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,6 +90,29 @@ class Block(nn.Module):
 
 
 @dataclass(frozen=True)
+class ReadPrefixes:
+    """What captions go on from, a row for each image or caption.
+
+    Args:
+        last: outputs of the last position.
+        keys_values: of each layer.
+    """
+
+    last: Float[Tensor, "rows width"]
+    keys_values: tuple[tuple[Tensor, Tensor], ...]
+
+    def for_captions(self, owners: Int[Tensor, "captions"]) -> "ReadPrefixes":
+        """A row for each caption, given the row of its image."""
+        return ReadPrefixes(
+            self.last.index_select(0, owners),
+            tuple(
+                (keys.index_select(0, owners), values.index_select(0, owners))
+                for keys, values in self.keys_values
+            ),
+        )
+
+
+@dataclass(frozen=True)
 class Continuation:
     """Differentiable keys and values of all that was read; the last `num_tokens` are tokens."""
 
@@ -158,12 +180,16 @@ class CaptionDecoder(nn.Module):
         captions_per_image: int = 1,
     ) -> Float[Tensor, "captions length width"]:
         """As forward, before `output_weight` makes logits of it: a loss may not need all of them at once."""
-        last, keys_values = self._read_prefix(prefix)
-        first = _repeat(last, captions_per_image).unsqueeze(1)
+        return self.states_after(_repeated(self.read(prefix), captions_per_image), token_ids)
+
+    def states_after(
+        self, read: ReadPrefixes, token_ids: Int[Tensor, "captions length"]
+    ) -> Float[Tensor, "captions length width"]:
+        """As states, of prefixes that were read before, a row for each caption."""
+        first = read.last.unsqueeze(1)
         if token_ids.shape[1] == 1:
             return self.norm(first)  # type: ignore[no-any-return]
-        embeddings = self.token_embedding(token_ids[:, :-1])
-        following, _ = self._follow(embeddings, _continuation(keys_values, captions_per_image))
+        following, _ = self._follow(self.token_embedding(token_ids[:, :-1]), Continuation(read.keys_values))
         return self.norm(torch.cat([first, following], dim=1))  # type: ignore[no-any-return]
 
     def begin(
@@ -173,9 +199,8 @@ class CaptionDecoder(nn.Module):
 
         A prefix shorter than `prefix_length` takes the last positions, so that the caption's stay the same.
         """
-        last, keys_values = self._read_prefix(prefix)
-        first = self._logits(self.norm(last))
-        return _repeat(first, captions_per_image), _continuation(keys_values, captions_per_image)
+        read = _repeated(self.read(prefix), captions_per_image)
+        return self._logits(self.norm(read.last)), Continuation(read.keys_values)
 
     def advance(
         self, embeddings: Float[Tensor, "captions width"], continuation: Continuation
@@ -184,7 +209,8 @@ class CaptionDecoder(nn.Module):
         x, longer = self._follow(embeddings.unsqueeze(1), continuation)
         return self._logits(self.norm(x.squeeze(1))), longer
 
-    def _read_prefix(self, prefix: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    def read(self, prefix: Float[Tensor, "images prefix width"]) -> ReadPrefixes:
+        """What captions of these images go on from; a row for each image."""
         length = prefix.shape[1]
         positions = self.position_embedding.weight[self.prefix_length - length : self.prefix_length]
         x = self.dropout(prefix + positions)
@@ -196,7 +222,7 @@ class CaptionDecoder(nn.Module):
             if block is self.blocks[-1]:  # of its outputs, only the last position's is read
                 x, queries, mask = x[:, -1:], queries[:, :, -1:], mask[-1:]
             x = block.finish(x, queries, keys, values, mask)
-        return x[:, -1], keys_values
+        return ReadPrefixes(x[:, -1], tuple(keys_values))
 
     def _follow(self, embeddings: Tensor, continuation: Continuation) -> tuple[Tensor, Continuation]:
         past, length = continuation.keys_values[0][0].shape[2], embeddings.shape[1]
@@ -223,12 +249,12 @@ class CaptionDecoder(nn.Module):
         self, prefix: Float[Tensor, "images prefix width"], cache: KVCache, image_slots: Int[Tensor, "images"]
     ) -> Float[Tensor, "images vocab"]:
         """Reads prefixes into their slots of the cache; returns the logits of the first token of each."""
-        last, keys_values = self._read_prefix(prefix.to(self.position_embedding.weight.dtype))
+        read = self.read(prefix.to(self.position_embedding.weight.dtype))
         cells = cache.cells_of_prefixes(image_slots).flatten()
-        for layer, both in enumerate(keys_values):
+        for layer, both in enumerate(read.keys_values):
             beside = torch.cat([one.transpose(1, 2).flatten(2) for one in both], dim=2).flatten(0, 1)
             cache.cells[layer].index_copy_(0, cells, beside.to(cache.cells.dtype))
-        return self._logits(self.norm(last))
+        return self._logits(self.norm(read.last))
 
     def step(
         self,
@@ -294,11 +320,8 @@ def _added(x: Tensor, layer: nn.Module, hidden: Tensor) -> Tensor:
     return x + layer(hidden)  # type: ignore[no-any-return]
 
 
-def _repeat(x: Tensor, copies: int) -> Tensor:
-    return x if copies == 1 else x.repeat_interleave(copies, dim=0)
-
-
-def _continuation(keys_values: Sequence[tuple[Tensor, Tensor]], copies: int) -> Continuation:
-    return Continuation(
-        tuple((_repeat(keys, copies), _repeat(values, copies)) for keys, values in keys_values)
-    )
+def _repeated(read: ReadPrefixes, copies: int) -> ReadPrefixes:
+    if copies == 1:
+        return read
+    images = torch.arange(len(read.last), device=read.last.device)
+    return read.for_captions(images.repeat_interleave(copies))

@@ -8,6 +8,7 @@ likely (of 96 photos, 2).
 """
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,6 +25,11 @@ Precision = Literal["fp32", "bf16", "int8"]
 INPUT_MAX, ZERO_POINT = 127, 128
 WEIGHT_MAX, REDUCED_WEIGHT_MAX = 127, 64
 """Without VNNI, FBGEMM adds two products of 255 at most with a weight each in 16 bits: 64 is what fits."""
+LEAST_ROWS_BF16 = 4
+"""oneDNN takes 1.1 to 1.3 times as long for one row as for four, and longer for two (Zen 4, 1 thread)."""
+
+
+GELU_SLOPE = math.sqrt(8 / math.pi)
 
 
 class PackedLinear(AddingLayer):
@@ -50,12 +56,21 @@ class PackedLinear(AddingLayer):
         self._then: tuple[str, list[float], str] = ("gelu", [], "tanh") if gelu else ("none", [], "")
 
     def forward(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
+        rows, x = x.shape[0], self._enough_rows(x)
         y: Tensor = self._linear(x.to(self._dtype), self._weight, self._bias, *self._then)
-        return y
+        return y[:rows]
 
     def added(self, x: Tensor, hidden: Tensor) -> Tensor:
+        rows, x, hidden = x.shape[0], self._enough_rows(x), self._enough_rows(hidden)
         y: Tensor = self._linear_added(hidden.to(self._dtype), x, self._weight, self._bias, "add")
-        return y
+        return y[:rows]
+
+    def _enough_rows(self, x: Tensor) -> Tensor:
+        """With zeros below; they are cut off again."""
+        missing = LEAST_ROWS_BF16 - x.shape[0]
+        if self._dtype != torch.bfloat16 or x.ndim != 2 or missing <= 0:
+            return x
+        return functional.pad(x, (0, 0, 0, missing))
 
 
 class Int8Linear(AddingLayer):
@@ -111,6 +126,21 @@ LAYERS: Mapping[str, Sequence[Layer]] = {
 """Of each format, what is tried in turn; the first that computes rightly is taken."""
 
 
+class SigmoidGelu(nn.Module):
+    """GPT-2's GELU, whose tanh is a sigmoid: x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)), to 5e-7 the same.
+
+    2.4 times as fast as torch's for 40 rows of 3072 (one thread, AVX512), as fast for one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._slope = torch.tensor(GELU_SLOPE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = torch.addcmul(self._slope, x, x, value=0.044715 * GELU_SLOPE)
+        return inner.mul_(x).sigmoid_().mul_(x)
+
+
 class ExactLinear(nn.Module):
     """A linear layer summed in float64: rounded to float32, the order of the sum no longer shows."""
 
@@ -133,7 +163,9 @@ def packed_decoder(decoder: CaptionDecoder, precision: Precision) -> CaptionDeco
     dense = copy.deepcopy(decoder).eval().requires_grad_(False).float()
     output = layer(dense.output_weight, None)
     for block in dense.layers:
-        if precision != "int8":
+        if precision == "int8":
+            block.activation = SigmoidGelu()
+        else:
             block.up = layer(block.up.weight, block.up.bias, gelu=True)  # type: ignore[call-arg, assignment]
             block.activation = nn.Identity()
         pack_linears(block, layer)

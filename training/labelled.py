@@ -17,8 +17,10 @@ from training.config_parts import DataConfig
 from training.data import CaptionedImages, Problems, sample_rows
 from training.features import FeatureStore, cached_features
 from training.lazy import Chosen, LazySequence
-from training.losses import caption_cross_entropy
+from training.linear_cross_entropy import linear_cross_entropy
 from training.sources import read_captioned_sources
+
+CAPTIONS_AT_ONCE = 40
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,24 @@ def encode_texts(
 def captions_loss(
     captioner: Captioner, features: ImageFeatures, captions: Sequence[Tensor], *, label_smoothing: float
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of captions, those of one image next to each other, as many for each image."""
-    pad_id = captioner.tokenizer.pad_id
-    token_ids = padded(captions, pad_id).to(captioner.device)
-    return caption_cross_entropy(
-        captioner.states(features, token_ids, captions_per_image=len(captions) // len(features)),
-        captioner.decoder.output_weight,
-        token_ids,
-        pad_id=pad_id,
-        label_smoothing=label_smoothing,
+    """Mean cross-entropy of a token of captions, those of one image next to each other, as many for each.
+
+    Captions of about the same length are read side by side: most are half as long as the longest of a batch.
+    """
+    decoder, pad_id, device = captioner.decoder, captioner.tokenizer.pad_id, captioner.device
+    read = decoder.read(captioner.prefix(features))
+    captions_per_image = len(captions) // len(features)
+    order = sorted(range(len(captions)), key=lambda place: len(captions[place]))
+    states, targets = [], []
+    for first in range(0, len(order), CAPTIONS_AT_ONCE):
+        places = order[first : first + CAPTIONS_AT_ONCE]
+        token_ids = padded([captions[place] for place in places], pad_id).to(device)
+        owners = torch.tensor(places, device=device) // captions_per_image
+        is_token = token_ids != pad_id
+        states.append(decoder.states_after(read.for_captions(owners), token_ids)[is_token])
+        targets.append(token_ids[is_token])
+    return linear_cross_entropy(
+        torch.cat(states), decoder.output_weight, torch.cat(targets), label_smoothing=label_smoothing
     )
 
 

@@ -6,27 +6,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.similarity import clip_similarities
-from training.linear_cross_entropy import linear_cross_entropy
-
-
-def caption_cross_entropy(
-    states: Float[Tensor, "captions length width"],
-    output_weight: Float[Tensor, "vocab width"],
-    token_ids: Int[Tensor, "captions length"],
-    *,
-    pad_id: int,
-    label_smoothing: float = 0.0,
-) -> Float[Tensor, ""]:
-    """Mean negative log-likelihood of a token; end-of-text counts, padding does not.
-
-    Args:
-        states: of the decoder; row t predicts `token_ids[:, t]`.
-        output_weight: makes logits of states.
-    """
-    is_token = token_ids != pad_id
-    return linear_cross_entropy(
-        states[is_token], output_weight, token_ids[is_token], label_smoothing=label_smoothing
-    )
 
 
 def contrastive_loss(

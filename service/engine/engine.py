@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.captioner import Captioner
 from models.generation import GenerationOptions
+from service.engine.allocator import keep_freed_memory
 from service.engine.deadlines import DeadlineWatch
 from service.engine.errors import EngineDeadError, EngineStoppedError, QueueFullError
 from service.engine.gpu import use_gpu
@@ -80,6 +81,7 @@ class Engine:
         Raises:
             EngineDeadError: the model does not run.
         """
+        keep_freed_memory()
         self._deadlines.start()
         self._thread.start()
         self._ready.wait()

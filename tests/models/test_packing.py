@@ -21,6 +21,7 @@ from models.packing import (
     Layer,
     PackedLinear,
     Precision,
+    SigmoidGelu,
     can_pack,
     packed_decoder,
     packing_layer,
@@ -95,6 +96,22 @@ def test_gelu_in_the_layer_is_the_one_after_it(format: Precision, dtype: torch.d
     expected = functional.gelu(functional.linear(x, weight, bias), approximate="tanh")
     y = PackedLinear(weight, bias, gelu=True, dtype=dtype)(x).float()
     assert (y - expected).norm() < ERROR[format] * expected.norm()
+
+
+def test_gelu_by_a_sigmoid_is_the_one_by_a_tanh() -> None:
+    x = torch.linspace(-20, 20, 4001)
+    torch.testing.assert_close(SigmoidGelu()(x), functional.gelu(x, approximate="tanh"), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.skipif(not can_pack("bf16"), reason="no fast bf16 here")
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+def test_few_rows_of_bf16_are_what_they_are_among_others(rows: int) -> None:
+    layer = PackedLinear(torch.randn(96, 64), torch.randn(96))
+    x, hidden = torch.randn(8, 96).bfloat16(), torch.randn(8, 64)
+    torch.testing.assert_close(layer(hidden[:rows]), layer(hidden)[:rows], atol=0.01, rtol=0.02)
+    torch.testing.assert_close(
+        layer.added(x[:rows], hidden[:rows]), layer.added(x, hidden)[:rows], atol=0.01, rtol=0.02
+    )
 
 
 def test_bf16_that_would_be_emulated_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

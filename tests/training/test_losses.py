@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional
 
 from training.losses import (
-    caption_cross_entropy,
     contrastive_loss,
     kl_to_reference,
     length_excess,
@@ -15,27 +14,6 @@ from training.losses import (
 )
 
 PAD, END = 7, 6
-
-
-def test_cross_entropy_counts_the_end_and_not_the_padding() -> None:
-    logits = _normal(2, 4, PAD)
-    token_ids = torch.tensor([[1, 2, 6, PAD], [3, 6, PAD, PAD]])
-    log_probs = logits.log_softmax(dim=-1)
-    expected = -(
-        log_probs[0, 0, 1] + log_probs[0, 1, 2] + log_probs[0, 2, 6] + log_probs[1, 0, 3] + log_probs[1, 1, 6]
-    )
-    loss = caption_cross_entropy(logits, torch.eye(PAD), token_ids, pad_id=PAD)
-    assert loss.item() == pytest.approx(expected.item() / 5)
-
-
-def test_padding_gets_no_gradient_even_with_label_smoothing() -> None:
-    logits = _normal(1, 3, PAD).requires_grad_()
-    token_ids = torch.tensor([[1, 6, PAD]])
-    loss = caption_cross_entropy(logits, torch.eye(PAD), token_ids, pad_id=PAD, label_smoothing=0.1)
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert logits.grad is not None
-    assert logits.grad[0, 2].abs().max() == 0
-    assert logits.grad[0, 1].abs().max() > 0
 
 
 def test_contrastive_loss_of_perfect_pairs_in_closed_form() -> None:
