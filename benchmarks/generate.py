@@ -31,6 +31,7 @@ from models.generation import GenerationOptions
 from models.gpt2 import load_gpt2
 from models.packing import Precision, can_pack, packed_decoder
 from models.random_model import made_up_vocabulary
+from service.engine.allocator import keep_freed_memory
 
 PREFIX, NEW_TOKENS, EOS = 10, 20, 50256
 WORK = (("greedy", 1, 1), ("greedy", 1, 8), ("greedy", 1, 32), ("beam", 5, 1), ("beam", 5, 8))
@@ -56,6 +57,7 @@ def main() -> None:
     add_arguments(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as the engine does; the others gain as well
     console = Console(width=160)
     with tempfile.TemporaryDirectory() as scratch:
         ways = _ways(Path(scratch), seed=0, threads=arguments.threads, say=console.print)
