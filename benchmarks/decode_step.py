@@ -19,6 +19,7 @@ from benchmarks.timing import add_arguments, medians
 from models.config import DecoderConfig
 from models.decoder import CaptionDecoder
 from models.packing import Precision, can_pack, packed_decoder, packing_layer
+from service.engine.allocator import keep_freed_memory
 
 GPT2 = DecoderConfig("gpt2", vocab_size=50257, width=768, layers=12, heads=12, max_length=64)
 FORMATS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
@@ -34,6 +35,7 @@ def main() -> None:
     add_arguments(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as the engine does
     torch.manual_seed(0)
     decoder = CaptionDecoder(GPT2, prefix_length=PREFIX).eval().requires_grad_(False)
     square = torch.randn(SQUARE, SQUARE).to(torch.bfloat16 if can_pack("bf16") else torch.float32)
