@@ -166,16 +166,16 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """What stage 2 pulls towards, and what holds it back."""
+    """What stage 2 pulls towards, and what holds it back; the defaults measured best (docs/experiment.md)."""
 
     similarity: float = setting(1.0, "weight of minus the cosine to the image (arXiv 2306.15111)", low=0.0)
-    contrastive: float = setting(0.0, "weight of the log-probability of picking the image out of the batch's images", low=0.0)
+    contrastive: float = setting(0.1, "weight of the log-probability of picking the image out of the batch's images", low=0.0)
     contrastive_temperature: float = setting(0.05, "softmax temperature of the contrastive reward", low=1e-3)
     kl: float = setting(0.1, "weight of the divergence from the frozen stage-1 decoder, per token", low=0.0)
-    length: float = setting(0.0, "weight of the squared relative excess over target_length", low=0.0)
-    target_length: float = setting(12.0, "tokens, end-of-text included, up to which a caption costs nothing", low=1.0)
-    repetition: float = setting(0.0, "weight of the expected number of word pairs that a caption repeats", low=0.0)
-    replay: float = setting(1.0, "weight of cross-entropy on labelled pairs in every step; needs data.labelled", low=0.0)
+    length: float = setting(0.1, "weight of the squared relative excess over target_length", low=0.0)
+    target_length: float = setting(13.0, "tokens, end-of-text included, up to which a caption costs nothing", low=1.0)
+    repetition: float = setting(0.5, "weight of the expected number of word pairs that a caption repeats", low=0.0)
+    replay: float = setting(0.4, "weight of cross-entropy on labelled pairs in every step; needs data.labelled", low=0.0)
     replay_cider: float = setting(0.0, "weight of self-critical CIDEr-D (arXiv 1612.00563) on the replayed images; needs data.labelled", low=0.0)
 
 

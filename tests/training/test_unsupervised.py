@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {
     "captions_per_image": 2,
     "stored_dtype": "float32",
     "data": {"unlabelled": ["photos"], "views": ["original"], "workers": 1},
-    "reward": {"kl": 0.0, "replay": 0.0},
+    "reward": {"contrastive": 0.0, "kl": 0.0, "length": 0.0, "repetition": 0.0, "replay": 0.0},
     "rollout": {"samples": 8, "max_tokens": 6},
     "optim": {"lr": 1e-2, "warmup_steps": 5, "weight_decay": 0.0},
     "loop": {"epochs": 60, "batch_size": 8},
