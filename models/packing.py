@@ -27,8 +27,6 @@ WEIGHT_MAX, REDUCED_WEIGHT_MAX = 127, 64
 """Without VNNI, FBGEMM adds two products of 255 at most with a weight each in 16 bits: 64 is what fits."""
 LEAST_ROWS_BF16 = 4
 """oneDNN takes 1.1 to 1.3 times as long for one row as for four, and longer for two (Zen 4, 1 thread)."""
-
-
 GELU_SLOPE = math.sqrt(8 / math.pi)
 
 

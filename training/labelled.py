@@ -21,6 +21,7 @@ from training.linear_cross_entropy import linear_cross_entropy
 from training.sources import read_captioned_sources
 
 CAPTIONS_AT_ONCE = 40
+"""A step of 64 photos with 5 captions each: 0.98 s; 64 at once 1.11, all 320 at once 1.48 (bf16, 2 cores)."""
 
 
 @dataclass(frozen=True)
