@@ -72,7 +72,8 @@ export function listenForKey(onKey) {
   });
 }
 
-function currentKey() {
+/** The key that was entered last; empty without one. */
+export function currentKey() {
   try {
     return sessionStorage.getItem(STORAGE_KEY) ?? unstoredKey;
   } catch {

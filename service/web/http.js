@@ -1,6 +1,6 @@
 /** Requests to the service. Addresses are relative, so the page also works below a proxy's path. */
 
-import { askForKey, wantsKey, withKey } from './access.js';
+import { askForKey, currentKey, wantsKey, withKey } from './access.js';
 import { asSentence } from './dom.js';
 
 /**
@@ -80,8 +80,9 @@ export function sendJson(method, address, body, { limitMs } = { limitMs: ANSWER_
  */
 export async function requested(address, init, read) {
   try {
+    const key = currentKey();
     const response = await fetch(address, withKey(init));
-    if (wantsKey(response.status)) askForKey();
+    if (wantsKey(response.status) && key === currentKey()) askForKey();
     if (!response.ok) throw new RequestFailed(await readProblem(response), retryAfterS(response));
     return await read(response);
   } catch (error) {

@@ -9,6 +9,7 @@ const FIRST_CHECK_AGAIN_MS = 3_000;
 const LAST_CHECK_AGAIN_MS = 30_000;
 
 let isWatching = false;
+let latestTurn = 0;
 
 /** Shows a note while the service is not ready, and checks until it is. */
 export async function watchReadiness() {
@@ -28,12 +29,17 @@ export async function watchReadiness() {
 
 /** Names the model that answers at the foot of the page. */
 export async function showModel() {
-  const line = byId('model-in-use');
+  const turn = ++latestTurn;
+  const name = await modelInUse();
+  if (turn === latestTurn) byId('model-in-use').textContent = name; // an answer from before the key may come late
+}
+
+async function modelInUse() {
   try {
     const model = (await fetchModels()).find(({ is_active }) => is_active);
-    line.textContent = model ? `Model ${model.name} ${model.version}, scored by ${model.scorer.name}` : '';
+    return model ? `Model ${model.name} ${model.version}, scored by ${model.scorer.name}` : '';
   } catch (error) {
     if (!(error instanceof RequestFailed)) throw error;
-    line.textContent = '';
+    return '';
   }
 }

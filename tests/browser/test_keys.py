@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from service.api.app import create_app
 from service.keys import KeyStore, Scope
@@ -58,6 +58,31 @@ def test_key_is_asked_for_and_then_used(
     expect(captions.plate("cat.png").locator(".is-best .caption-text")).not_to_be_empty()
     expect(closed_page.locator("#model-in-use")).to_contain_text("tiny")
     expect(field).to_be_hidden()
+
+
+def test_late_answer_to_a_request_without_the_key_changes_nothing(
+    context: BrowserContext, closed_address: str, secret: str, photos: dict[str, Path]
+) -> None:
+    page, held = context.new_page(), list[Route]()
+
+    def hold_the_first(route: Route) -> None:
+        if "authorization" in route.request.headers:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route("**/v1/models", hold_the_first)
+    page.goto(closed_address)
+    captions = CaptionPage(page, closed_address)
+    captions.pick(photos["cat"])
+    enter(page, secret)
+    expect(page.locator("#model-in-use")).to_contain_text("tiny")
+    with page.expect_response(lambda response: response.status == 401):
+        held[0].continue_()
+    captions.wait_until_settled()
+    page.wait_for_timeout(200)  # for what must not happen
+    expect(page.locator("#model-in-use")).to_contain_text("tiny")
+    expect(page.get_by_label("API key")).to_be_hidden()
 
 
 def test_key_lasts_as_long_as_the_tab(closed_page: Page, context: BrowserContext, secret: str) -> None:

@@ -153,7 +153,7 @@ def test_killed_and_stopped_workers_leave_one_version_of_every_step(scene: Scene
     assert steps == sorted(set(steps))
     assert {"clip_similarity", "second_similarity"} <= status.training.curve[-1].keys()
     assert scene.parts.store.keys(f"jobs/{job}/states") == []
-    assert not list((scene.root / "finetunes").glob("job-*"))
+    scene.wait(job, lambda: not list((scene.root / "finetunes").glob("job-*")))
 
 
 def test_job_meant_to_collapse_is_refused_and_not_activated(scene: Scene) -> None:
