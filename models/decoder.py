@@ -1,7 +1,5 @@
 """The caption decoder: GPT-2's architecture behind an image prefix, teacher-forced or with a cache."""
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -9,6 +7,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from models.config import DecoderConfig
+from models.continuation import Continuation, ReadPrefixes
 from models.kv_cache import CacheView, KVCache, cache_dtype
 from models.row_groups import RowGroups
 
@@ -89,37 +88,6 @@ class Block(nn.Module):
         return x + self.dropout(self.down(hidden))  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class ReadPrefixes:
-    """What captions go on from, a row for each image or caption.
-
-    Args:
-        last: outputs of the last position.
-        keys_values: of each layer.
-    """
-
-    last: Float[Tensor, "rows width"]
-    keys_values: tuple[tuple[Tensor, Tensor], ...]
-
-    def for_captions(self, owners: Int[Tensor, "captions"]) -> "ReadPrefixes":
-        """A row for each caption, given the row of its image."""
-        return ReadPrefixes(
-            self.last.index_select(0, owners),
-            tuple(
-                (keys.index_select(0, owners), values.index_select(0, owners))
-                for keys, values in self.keys_values
-            ),
-        )
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """Differentiable keys and values of all that was read; the last `num_tokens` are tokens."""
-
-    keys_values: tuple[tuple[Tensor, Tensor], ...]
-    num_tokens: int = 0
-
-
 class CaptionDecoder(nn.Module):
     """Reads a prefix made from the image and writes the caption after it.
 
@@ -180,7 +148,7 @@ class CaptionDecoder(nn.Module):
         captions_per_image: int = 1,
     ) -> Float[Tensor, "captions length width"]:
         """As forward, before `output_weight` makes logits of it: a loss may not need all of them at once."""
-        return self.states_after(_repeated(self.read(prefix), captions_per_image), token_ids)
+        return self.states_after(self.read(prefix).repeated(captions_per_image), token_ids)
 
     def states_after(
         self, read: ReadPrefixes, token_ids: Int[Tensor, "captions length"]
@@ -199,7 +167,7 @@ class CaptionDecoder(nn.Module):
 
         A prefix shorter than `prefix_length` takes the last positions, so that the caption's stay the same.
         """
-        read = _repeated(self.read(prefix), captions_per_image)
+        read = self.read(prefix).repeated(captions_per_image)
         return self._logits(self.norm(read.last)), Continuation(read.keys_values)
 
     def advance(
@@ -318,10 +286,3 @@ def _added(x: Tensor, layer: nn.Module, hidden: Tensor) -> Tensor:
     if isinstance(layer, AddingLayer):
         return layer.added(x, hidden)
     return x + layer(hidden)  # type: ignore[no-any-return]
-
-
-def _repeated(read: ReadPrefixes, copies: int) -> ReadPrefixes:
-    if copies == 1:
-        return read
-    images = torch.arange(len(read.last), device=read.last.device)
-    return read.for_captions(images.repeat_interleave(copies))

@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 from benchmarks.exact_gradient import FewWords, exact_losses, gradient
 from models.captioner import Captioner
 from models.config import DecoderConfig
-from models.decoder import CaptionDecoder, Continuation
+from models.continuation import Continuation
+from models.decoder import CaptionDecoder
 from tests.tiny import byte_level_bpe, tiny_captioner, tiny_gpt2_captioner
 from tests.training.sharp import WORDS, prefix_of_two, rewards_of_two, sampler_of, sharpen
 from training.config_parts import RolloutConfig

@@ -31,9 +31,8 @@ thread.join()
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
 def test_a_thread_gets_its_freed_blocks_again_without_page_faults() -> None:
-    kept = min(
-        _page_faults(is_kept=True) for _ in range(3)
-    )  # the system has reasons of its own, now and then
+    # Of three: the system has reasons of its own, now and then.
+    kept = min(_page_faults(is_kept=True) for _ in range(3))
     assert kept < _page_faults(is_kept=False) / 10
 
 
