@@ -19,6 +19,9 @@ OPEN_PATHS = ("/health", "/web/", "/docs", "/static-offline-docs/", "/openapi.js
 
 METRICS_PATH = "/metrics"
 
+KEY_STATE = "api_key"
+"""Where a request's state has its key, where keys are required."""
+
 _ANY = frozenset(keys.Scope)
 _CAPTION = frozenset({keys.Scope.CAPTION})
 _JOBS = frozenset({keys.Scope.JOBS})
@@ -56,6 +59,7 @@ class AccessMiddleware:
     async def _check(self, scope: Scope) -> None:
         key = self._key_of(scope) if self.ring.is_required else None
         if key is not None:
+            scope.setdefault("state", {})[KEY_STATE] = key
             structlog.contextvars.bind_contextvars(key_id=key.id)
             _check_scope(key, scope)
         client = f"key:{key.id}" if key else f"address:{client_network(scope)}"

@@ -5,11 +5,13 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from service.api.access import KEY_STATE
 from service.api.inputs import InputLimits
 from service.api.job_service import JobService
 from service.engine.engine import Engine
 from service.errors import BrokerUnavailableError
 from service.fetch import ImageFetcher
+from service.keys import ApiKey
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.model_service import ModelService
@@ -58,5 +60,11 @@ async def _jobs(request: Request) -> JobService:
     return parts.jobs
 
 
+async def _key(request: Request) -> ApiKey | None:
+    return cast(ApiKey | None, getattr(request.state, KEY_STATE, None))
+
+
 UseParts = Annotated[Parts, Depends(_parts)]
 UseJobs = Annotated[JobService, Depends(_jobs)]
+UseKey = Annotated[ApiKey | None, Depends(_key)]
+"""The key of the request; None while none is required."""

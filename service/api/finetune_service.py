@@ -2,7 +2,7 @@
 
 from service.api.finetune_schemas import FinetuneRequest
 from service.api.job_sources import JobSources
-from service.errors import InvalidDatasetError
+from service.errors import InvalidDatasetError, MissingScopeError
 from service.finetuning.settings import FEWEST_PHOTOS
 from service.jobs.dataset_captions import CAPTIONS_FILE, read_captions
 from service.jobs.documents import FinetuneJob, Webhook, now
@@ -10,6 +10,7 @@ from service.jobs.idempotency import claim_job_id
 from service.jobs.parts import JobParts
 from service.jobs.status import JobStatus
 from service.jobs.webhook import check_webhook
+from service.keys import ApiKey, Scope
 from service.model_registry import ModelRegistry
 from service.settings import Settings
 
@@ -68,3 +69,17 @@ class FinetuneSubmission:
                 f"the replay dataset {dataset_id} came without a {CAPTIONS_FILE}; labelled photos need one "
                 'with {"file_name": …, "captions": […]} in each line'
             )
+
+
+def check_may_activate(asked: FinetuneRequest, key: ApiKey | None) -> None:
+    """Returns when the key may do what `auto_activate` asks for; None is no key where none is required.
+
+    Raises:
+        MissingScopeError: it may not let another version answer.
+    """
+    if not asked.auto_activate or key is None or key.allows(frozenset({Scope.ADMIN})):
+        return
+    raise MissingScopeError(
+        f"auto_activate needs the scope admin; the key {key.id} has {', '.join(key.scopes)}. Leave it out: "
+        "the version is made all the same, and who has such a key can activate it"
+    )

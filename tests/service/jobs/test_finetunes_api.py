@@ -10,7 +10,10 @@ from starlette.testclient import TestClient
 from service.jobs.dataset_captions import read_captions
 from service.jobs.documents import ModelMade, TrainingRecord
 from service.jobs.queue import FINETUNE_QUEUE
+from service.keys import KeyStore, Scope
 from service.model_registry import ModelRegistry
+from tests.service.conftest import MakeClient
+from tests.service.jobs.broker import RunningBroker
 from tests.service.jobs.over_http import finish, job_parts, lines, upload
 from tests.service.jobs.test_jobs_api import events
 from tests.service.jobs.trained import train
@@ -133,3 +136,24 @@ def test_same_request_with_its_key_makes_one_job(client: TestClient, base: str, 
     client.delete(f"/v1/jobs/{ids.pop()}")
     finish(client)
     job_parts(client).jobs.board.client.delete(FINETUNE_QUEUE)
+
+
+@pytest.mark.parametrize("scope", [Scope.JOBS, Scope.ADMIN])
+def test_only_an_admin_may_have_the_new_version_answer_at_once(
+    make_client: MakeClient, broker: RunningBroker, tiny_checkpoint: Path, tmp_path: Path, scope: Scope
+) -> None:
+    secret, key = KeyStore(tmp_path / "keys.json").create("a", (scope,))
+    closed = make_client(data_dir=tmp_path, redis_url=broker.url)
+    parts = job_parts(closed)
+    parts.keeper.stop()
+    closed.headers["X-API-Key"] = secret
+    base = ModelRegistry(parts.store, tmp_path / "cache").publish(tiny_checkpoint, origin="imported").id
+    asked = {"dataset": upload(closed, 60)["id"], "base": base}
+    answer = closed.post("/v1/jobs/finetunes", json={**asked, "auto_activate": True})
+    if scope is Scope.JOBS:
+        assert (answer.status_code, answer.json()["type"]) == (403, "urn:semicap:problem:missing-scope")
+        assert all(said in answer.json()["detail"] for said in ("scope admin", key.id, "Leave it out"))
+        assert parts.jobs.archive.ids() == []
+        answer = closed.post("/v1/jobs/finetunes", json=asked)
+    assert answer.status_code == 202, answer.text
+    parts.jobs.board.client.delete(FINETUNE_QUEUE)
