@@ -17,7 +17,7 @@ from service.jobs.documents import Attempt, CaptionJob, Dataset, Item, ItemResul
 from service.jobs.failures import failed_result
 from service.jobs.jobs import Jobs
 from service.jobs.likeness import ChunkLikeness, Vector
-from service.jobs.sidecars import reason_to_skip
+from service.jobs.sidecars import settled_beside
 from service.metrics import Metrics
 
 CHECK_S = 0.5
@@ -171,7 +171,7 @@ class _ChunkRun:
 
     def _caption_some(self, dataset: Dataset, numbers: list[int]) -> Ending | None:
         """What cut it short, if anything did."""
-        to_caption = self._without_skipped(dataset, numbers)
+        to_caption = self._without_settled(dataset, numbers)
         likeness = self._likeness()
         results = self._captions.caption(
             dataset, to_caption, self._job.options, embeddings=self._needs_captions(likeness)
@@ -204,14 +204,13 @@ class _ChunkRun:
     def _is_careful(self) -> bool:
         return self._tries > CAREFUL_AFTER
 
-    def _without_skipped(self, dataset: Dataset, missing: list[int]) -> Iterator[tuple[int, Item]]:
+    def _without_settled(self, dataset: Dataset, missing: list[int]) -> Iterator[tuple[int, Item]]:
         for number, item in self._runner.datasets.items(dataset.id, missing):
-            reason = reason_to_skip(self._job, dataset, item)
-            if reason is None:
+            settled = settled_beside(self._job, dataset, number, item)
+            if settled is None:
                 yield number, item
             else:
-                more = {"reason": reason}
-                self._add(ItemResult(item=number, file_name=item.name, outcome="skipped", **more))
+                self._add(settled)
 
     def _add(self, result: ItemResult) -> None:
         self._results[result.item] = result

@@ -1,25 +1,48 @@
 """Captions beside the photos of a server folder; a person's text is never overwritten."""
 
+import codecs
 import hashlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from service.errors import UnreadableFileError
 from service.jobs.datasets import path_of
 from service.jobs.documents import CaptionJob, Dataset, Item, ItemResult
+from service.problems import problem_of
 
 PROVENANCE_FILE = ".semicap.jsonl"
 """In the dataset's folder: which texts are a machine's, by their content, from which model and when."""
 
 _MAX_TEXT_BYTES = 1024 * 1024
+"""Of a text that a caption is put to."""
+
+_MOST_READ_BYTES = 2 * _MAX_TEXT_BYTES
+"""More than such a text has with its caption: a second run knows it again."""
 
 
-def reason_to_skip(job: CaptionJob, dataset: Dataset, item: Item) -> str | None:
-    """Why an item needs no caption: the job writes beside the photo and must leave the text there."""
-    if not job.writes_to_folder or dataset.folder is None or job.policy != "skip":
+class TextLeftError(OSError):
+    """A text that no caption can be put to; the message says why."""
+
+
+def settled_beside(job: CaptionJob, dataset: Dataset, number: int, item: Item) -> ItemResult | None:
+    """What becomes of an item that the text beside it keeps from being captioned; None when nothing does."""
+    if not job.writes_to_folder or dataset.folder is None:
         return None
-    return "there is a text beside it" if _sidecar(path_of(dataset, item), job).exists() else None
+    text = _sidecar(path_of(dataset, item), job)
+    if job.policy == "skip" and text.exists():
+        return _result(number, item, "skipped", reason="there is a text beside it")
+    try:
+        if job.policy in ("append", "prepend"):
+            _check_combinable(text, _read(text) or b"")
+    except TextLeftError as error:
+        problem = problem_of(UnreadableFileError(str(error))).model_dump()
+        return _result(number, item, "failed", problem=problem, file=None)  # a retry looks at the text again
+    except OSError:
+        return None  # writing it says so
+    return None
 
 
 @dataclass
@@ -42,17 +65,18 @@ class SidecarWriter:
         """Puts the best caption beside its photo as the policy says; whether it is there.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the folder cannot be written, or no caption can be put to the text that is there.
         """
         fields = result.model_dump()
         target = _sidecar(self._root / result.file_name, self.job)
-        there = _read_text(target)
+        there = _read(target)
         mine = self._notes.get(result.file_name, [])
         if there is not None and any(
             note["sha256"] == _sha256(there) and note["job"] == self.job.id for note in mine
         ):
             return True
-        text = self._combined(there, fields["captions"][0]["text"], is_machine=_is_noted(there, mine))
+        caption = (fields["captions"][0]["text"] + "\n").encode()
+        text = self._combined(target, there, caption, is_machine=_is_noted(there, mine))
         if text is None:
             return False
         note = {
@@ -66,18 +90,23 @@ class SidecarWriter:
         _write_whole(target, text)
         return True
 
-    def _combined(self, there: str | None, caption: str, *, is_machine: bool) -> str | None:
+    def _combined(
+        self, target: Path, there: bytes | None, caption: bytes, *, is_machine: bool
+    ) -> bytes | None:
         if there is None or not there.strip():
-            return caption + "\n"
+            return caption
         match self.job.policy:
             case "append":
-                return f"{there.rstrip()}\n{caption}\n"
+                _check_combinable(target, there)
+                return there + (b"" if there.endswith(b"\n") else b"\n") + caption
             case "prepend":
-                return f"{caption}\n{there.rstrip()}\n"
+                _check_combinable(target, there)
+                mark = codecs.BOM_UTF8 if there.startswith(codecs.BOM_UTF8) else b""
+                return mark + caption + there.removeprefix(mark)
             case "overwrite":
-                return caption + "\n"
+                return caption
             case "overwrite-machine":
-                return caption + "\n" if is_machine else None
+                return caption if is_machine else None
             case "skip":
                 return None
 
@@ -91,18 +120,34 @@ def _sidecar(photo: Path, job: CaptionJob) -> Path:
     return photo.with_suffix(f".{job.sidecar}")
 
 
-def _is_noted(text: str | None, notes: list[dict[str, str]]) -> bool:
+def _result(number: int, item: Item, outcome: str, **more: Any) -> ItemResult:
+    return ItemResult.model_validate({"item": number, "file_name": item.name, "outcome": outcome, **more})
+
+
+def _check_combinable(path: Path, text: bytes) -> None:
+    """A person's text is never changed: what cannot be read as text is not written either."""
+    if len(text) > _MAX_TEXT_BYTES:
+        raise TextLeftError(f"{path.name} has more than {_MAX_TEXT_BYTES} bytes; it is left as it is")
+    try:
+        if "\0" not in text.decode():  # UTF-16 without a mark
+            return
+    except UnicodeDecodeError:
+        pass
+    raise TextLeftError(f"{path.name} is not UTF-8 text; it is left as it is")
+
+
+def _is_noted(text: bytes | None, notes: list[dict[str, str]]) -> bool:
     return text is not None and _sha256(text) in {note["sha256"] for note in notes}
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _sha256(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
 
 
-def _read_text(path: Path) -> str | None:
+def _read(path: Path) -> bytes | None:
     try:
         with path.open("rb") as file:
-            return file.read(_MAX_TEXT_BYTES).decode("utf-8", errors="replace")
+            return file.read(_MOST_READ_BYTES)
     except FileNotFoundError:
         return None
 
@@ -127,7 +172,7 @@ def _end_torn_line(path: Path) -> None:
                 file.write(b"\n")
 
 
-def _write_whole(target: Path, text: str) -> None:
+def _write_whole(target: Path, text: bytes) -> None:
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
+    scratch.write_bytes(text)
     scratch.replace(target)

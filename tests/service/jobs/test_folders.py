@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from service.errors import FolderNotAllowedError, InvalidDatasetError
+from service.jobs.failures import worth_retrying
 from service.jobs.folders import dataset_of_folder
+from service.jobs.outputs import errors
 from service.jobs.parts import JobParts
 from service.jobs.sidecars import SidecarWriter
 from service.jobs.store import ArtifactStore
@@ -71,6 +73,79 @@ def test_policy_says_what_becomes_of_a_text(
         if result.outcome == "captioned":
             writer.write(result)
     assert [text(number) for number in range(3)] == before
+
+
+NOT_UTF8 = {"0000": b"Caf\xe9\n", "0001": "a dog\n".encode("utf-16"), "0002": "a dog".encode("utf-16-le")}
+TOO_LONG = {"0003": b"a dog\n" * 250_000}
+
+
+@pytest.mark.parametrize("policy", ["append", "prepend"])
+def test_text_that_no_caption_can_be_put_to_stays_byte_for_byte_and_is_an_error_line(
+    parts: JobParts, tmp_path: Path, policy: str
+) -> None:
+    folder = photo_folder(tmp_path / "photos", good=5)
+    texts = NOT_UTF8 | TOO_LONG
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_bytes(text)
+    job = job_on(dataset_of(parts, folder), writes_to_folder=True, policy=policy)
+    parts.jobs.submit(job)
+    worker = InlineWorker(parts)
+    worker.do_all()
+    assert {name: (folder / f"{name}.txt").read_bytes() for name in texts} == texts
+    lines = list(errors(parts.jobs.results(job.id)))
+    assert [line["problem"]["detail"] for line in lines] == [
+        *(f"{name}.txt is not UTF-8 text; it is left as it is" for name in NOT_UTF8),
+        "0003.txt has more than 1048576 bytes; it is left as it is",
+    ]
+    status = parts.jobs.status(job.id)
+    assert (status.state, status.counts.done, status.counts.failed) == ("succeeded", 1, 4)
+    assert worker.captions.done == [4]
+
+    (folder / "0000.txt").write_text("Café\n", encoding="utf-8")
+    parts.jobs.retry(job.id, may_succeed=worth_retrying(parts.datasets, job))
+    worker.do_all()
+    assert parts.jobs.status(job.id).counts.done == 2
+    assert "Café" in (folder / "0000.txt").read_text(encoding="utf-8")
+
+
+def test_text_that_came_while_the_job_ran_stays_and_the_job_says_so(parts: JobParts, tmp_path: Path) -> None:
+    folder = photo_folder(tmp_path / "photos", good=2)
+    job = job_on(dataset_of(parts, folder), writes_to_folder=True, policy="append")
+    parts.jobs.submit(job)
+    worker = InlineWorker(parts)
+    worker.do_one()
+    (folder / "0001.txt").write_bytes(b"Caf\xe9")
+    worker.do_all()
+    status = parts.jobs.status(job.id)
+    assert (status.state, (folder / "0001.txt").read_bytes()) == ("failed", b"Caf\xe9")
+    assert "0001.txt is not UTF-8 text; it is left as it is" in (status.error or "")
+
+
+@pytest.mark.parametrize(
+    ("policy", "text", "expected"),
+    [
+        ("append", b"\xef\xbb\xbfmine\r\n", b"\xef\xbb\xbfmine\r\nNEW\n"),
+        ("prepend", b"\xef\xbb\xbfmine\r\n", b"\xef\xbb\xbfNEW\nmine\r\n"),
+        ("append", b"mine \n\n", b"mine \n\nNEW\n"),
+        ("append", b"mine", b"mine\nNEW\n"),
+        ("prepend", b"mine", b"NEW\nmine"),
+        ("append", b"x" * 1024 * 1024, b"x" * 1024 * 1024 + b"\nNEW\n"),
+    ],
+)
+def test_a_persons_text_is_kept_to_the_byte(
+    parts: JobParts, tmp_path: Path, policy: str, text: bytes, expected: bytes
+) -> None:
+    folder = photo_folder(tmp_path / "photos", good=1)
+    dataset = dataset_of(parts, folder)
+    (folder / "0000.txt").write_bytes(text)
+    job = job_on(dataset, writes_to_folder=True, policy=policy)
+    parts.jobs.submit(job)
+    InlineWorker(parts).do_all()
+    expected = expected.replace(b"NEW", b"a picture of 8 by 8")
+    assert (folder / "0000.txt").read_bytes() == expected
+    for result in parts.jobs.results(job.id):
+        assert SidecarWriter(job, dataset).write(result), "a second end of the same job, as after a kill"
+    assert (folder / "0000.txt").read_bytes() == expected
 
 
 def test_photo_that_vanished_is_an_error_line(parts: JobParts, tmp_path: Path) -> None:
