@@ -8,6 +8,8 @@ from typing import IO, Any, Protocol
 Record = dict[str, Any]
 """One photo's line: file_name, captions, image, warnings, model, date."""
 
+_BEGINNING = b'{"file_name": '
+
 
 class OutputError(ValueError):
     """An output that cannot be written or gone on with; the message names the file and what to do."""
@@ -76,17 +78,18 @@ class JsonLinesFile:
     """A JSONL file that grows; a photo with a line in it is done.
 
     Raises:
-        OutputError: the file has a line that is not a caption record.
+        OutputError: the file is something else; nothing in it was changed.
     """
 
     remembers = True
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_torn_line(path)
-        self._done = _file_names(path)
-        self._lines = JsonLines(path.open("a", encoding="utf-8"))
+        self._done, unended = _read(path)
+        stream = path.open("a", encoding="utf-8", newline="\n")
+        if unended:
+            _end_line(stream, unended, whole_bytes=path.stat().st_size - len(unended))
+        self._lines = JsonLines(stream)
 
     def has(self, photo: Path) -> bool:
         return str(photo) in self._done
@@ -129,25 +132,50 @@ def sidecar_of(photo: Path) -> Path:
     return photo.with_suffix(".txt")
 
 
-def _cut_torn_line(path: Path) -> None:
-    """A run that was killed may leave half a line; its photo is captioned again."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        content = file.read()
-        if content and not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
+def _read(path: Path) -> tuple[set[str], bytes]:
+    """The photos with a line in the file, and its last line where that has no end.
+
+    Raises:
+        OutputError: a line is not a caption record, and the last one not the beginning of one either.
+    """
+    names: set[str] = set()
+    line = b""
+    if not path.is_file():
+        return names, line
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):  # at "\n" alone: a name may have other line separators
+            if line.endswith(b"\n") or not _is_torn(line):
+                names.add(_file_name(line, place=f"line {number} of {path}"))
+    return names, b"" if line.endswith(b"\n") else line
 
 
-def _file_names(path: Path) -> set[str]:
-    if not path.exists():
-        return set()
-    names = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            names.add(str(json.loads(line)["file_name"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise OutputError(
-                f"line {number} of {path} is not a caption record; name another --output or mend that line"
-            ) from error
-    return names
+def _end_line(stream: IO[str], unended: bytes, *, whole_bytes: int) -> None:
+    """A run that was killed may leave part of a line; its photo is captioned again."""
+    if _is_torn(unended):
+        stream.truncate(whole_bytes)
+    else:
+        stream.write("\n")
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether it can only be the beginning of a record that this program wrote."""
+    if not (line.startswith(_BEGINNING) or _BEGINNING.startswith(line)):
+        return False
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+def _file_name(line: bytes, *, place: str) -> str:
+    try:
+        record = json.loads(line)
+        if isinstance(record["captions"], list) and isinstance(record["file_name"], str):
+            return str(record["file_name"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise OutputError(
+        f"{place} is not a caption record, so the file is left as it is; "
+        "name another --output, or mend that line"
+    )

@@ -11,7 +11,7 @@ import pytest
 
 from service.engine.options import CaptionOptions
 from service.offline.command import CaptionCommand
-from service.offline.outputs import OutputError
+from service.offline.outputs import JsonLinesFile, OutputError
 from service.offline.photo_files import NoSuchPhotoError, find_photos
 from service.settings import Settings
 from tests.service import pictures
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def lines(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
 def test_folder_is_captioned_to_readable_lines(
@@ -88,12 +88,59 @@ def test_torn_last_line_is_healed(folder: Path, settings: Settings, tmp_path: Pa
     assert {str(line["file_name"]): line["captions"] for line in lines(output)} == whole
 
 
-def test_output_that_is_something_else_is_refused(folder: Path, settings: Settings, tmp_path: Path) -> None:
+def test_whole_last_line_without_its_end_is_kept(folder: Path, settings: Settings, tmp_path: Path) -> None:
+    output = tmp_path / "captions.jsonl"
+    CaptionCommand((str(folder / "0.jpg"),), GREEDY, output=output).run(settings)
+    before = output.read_text()
+    output.write_text(before.removesuffix("\n"))
+    assert CaptionCommand((str(folder / "1.jpg"),), GREEDY, output=output).run(settings) == 0
+    assert output.read_text().startswith(before)
+    assert len(lines(output)) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"dear diary\n",
+        b"one line without an end",
+        b'{"file_name": "a.jpg", "captions": []}\nand one without an end',
+        b'{"file_name": "a.jpg", "text": "my own words"}\n',
+        b'{"file_name": "a.jpg", "text": "my own words"}',
+        b'{"captions": [], "file_name": "a.jpg',
+        b"[" * 100_000,
+        b"\xff\xd8\xff\xe0\n\x00\xff",
+        b"\n",
+    ],
+)
+def test_output_that_is_something_else_is_refused_and_left_as_it_is(
+    content: bytes, folder: Path, settings: Settings, tmp_path: Path
+) -> None:
     output = tmp_path / "notes.jsonl"
-    output.write_text("dear diary\n")
-    with pytest.raises(OutputError, match="line 1"):
+    output.write_bytes(content)
+    with pytest.raises(
+        OutputError, match=r"line \d of .*notes.jsonl is not a caption record.* left as it is"
+    ):
         CaptionCommand((str(folder),), GREEDY, output=output).run(settings)
-    assert output.read_text() == "dear diary\n"
+    assert output.read_bytes() == content
+
+
+def test_only_what_can_be_the_beginning_of_a_record_is_cut(tmp_path: Path) -> None:
+    output = tmp_path / "captions.jsonl"
+    for torn in (b"{", b'{"file_name": ', b'{"file_name": "a.j', b'{"file_name": "\xc3'):
+        output.write_bytes(b'{"file_name": "0.jpg", "captions": []}\n' + torn)
+        JsonLinesFile(output).close()
+        assert output.read_bytes() == b'{"file_name": "0.jpg", "captions": []}\n'
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\r"])
+def test_name_with_a_line_separator_is_found_again(separator: str, tmp_path: Path) -> None:
+    output, photo = tmp_path / "captions.jsonl", Path(f"a{separator}b.jpg")
+    written = JsonLinesFile(output)
+    written.write(photo, {"file_name": str(photo), "captions": []})
+    written.close()
+    again = JsonLinesFile(output)
+    assert again.has(photo)
+    again.close()
 
 
 def test_sidecars_are_written_and_a_human_text_is_kept(folder: Path, settings: Settings) -> None:
