@@ -19,7 +19,7 @@ from service.engine.options import CaptionOptions
 from service.engine.results import ImageCaptions
 from service.errors import ServiceError
 from service.images import ImageFacts, ImageLimits, read_pixels
-from service.offline.outputs import Output, Record, sidecar_of
+from service.offline.outputs import Output, OutputError, Record, sidecar_of
 from service.reading_ahead import read_ahead
 from service.registry import ServedModel
 
@@ -115,13 +115,13 @@ class FileCaptioning:
             for output in self.outputs:
                 if not output.has(photo):
                     output.write(photo, record)
-        except (EngineError, OSError) as error:
+        except (EngineError, OutputError, OSError) as error:
             self._fail(photo, error)
         else:
             self.tally.done += 1
             self.listener.advanced()
 
-    def _fail(self, photo: Path, error: ServiceError | EngineError | OSError) -> None:
+    def _fail(self, photo: Path, error: Exception) -> None:
         self.tally.failed += 1
         self.listener.failed(photo, _reason(error))
         self.listener.advanced()
@@ -138,7 +138,7 @@ class FileCaptioning:
         }
 
 
-def _reason(error: ServiceError | EngineError | OSError) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, EngineError):
         return service_error(error).detail
-    return (error.strerror or str(error)) if isinstance(error, OSError) else error.detail
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -16,7 +16,7 @@ from service.images import ImageLimits
 from service.model_choice import load_chosen
 from service.model_registry import ModelRegistry
 from service.offline.caption_files import FileCaptioning, shared_sidecars, split_done
-from service.offline.outputs import HumanLines, JsonLines, JsonLinesFile, Output, Sidecars
+from service.offline.outputs import HumanLines, JsonLines, JsonLinesFile, Output, Sidecars, shown
 from service.offline.photo_files import find_photos
 from service.registry import ServedModel
 from service.settings import Settings
@@ -56,7 +56,7 @@ class CaptionCommand:
             listener = stack.enter_context(_progress(len(to_do)))
             clashing = shared_sidecars(photos) if self.writes_sidecars else {}
             for photo, owner in clashing.items():
-                listener.failed(photo, f"its sidecar would be that of {owner}; rename one of them")
+                listener.failed(photo, f"its sidecar would be that of {shown(owner)}; rename one of them")
             wanted = [photo for photo in to_do if photo not in clashing]
             if settings.checkpoint is None and self.options.model is not None:
                 settings = settings.model_copy(update={"checkpoint": Path(self.options.model)})
@@ -132,7 +132,7 @@ class _ProgressListener:
 
     def failed(self, photo: Path, reason: str) -> None:
         self.num_failed += 1
-        self.say(f"{photo}: {reason}")
+        self.say(f"{shown(photo)}: {reason}")
 
     def advanced(self) -> None:
         self.progress.advance(self.task)

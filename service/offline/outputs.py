@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TextIO
 
 Record = dict[str, Any]
 """One photo's line: file_name, captions, image, warnings, model, date."""
@@ -28,7 +28,11 @@ class Output(Protocol):
         """Whether the photo is done here."""
 
     def write(self, photo: Path, record: Record) -> None:
-        """Adds a photo's captions; whole or not at all."""
+        """Adds a photo's captions; whole or not at all.
+
+        Raises:
+            OutputError, OSError: they cannot be written here.
+        """
 
     def close(self) -> None:
         """Called once at the end, however it came."""
@@ -46,7 +50,10 @@ class JsonLines:
         return False
 
     def write(self, photo: Path, record: Record) -> None:
-        self.stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+        try:
+            self.stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+        except UnicodeEncodeError as error:
+            raise OutputError(f"its path is not text in {error.encoding.upper()}; rename it") from error
         self.stream.flush()
 
     def close(self) -> None:
@@ -54,11 +61,11 @@ class JsonLines:
 
 
 class HumanLines:
-    """Captions to read, the best beside the file's name."""
+    """Captions to read, the best beside the file's name; what the stream's encoding lacks is escaped."""
 
     remembers = False
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def has(self, photo: Path) -> bool:
@@ -66,8 +73,10 @@ class HumanLines:
 
     def write(self, photo: Path, record: Record) -> None:
         for index, caption in enumerate(record["captions"]):
-            name = photo if index == 0 else " " * len(str(photo))
-            self.stream.write(f"{name}  {caption['text']}  (CLIPScore {caption['clip_score']:.3f})\n")
+            name = shown(photo) if index == 0 else " " * len(shown(photo))
+            line = f"{name}  {caption['text']}  (CLIPScore {caption['clip_score']:.3f})\n"
+            encoding = self.stream.encoding or "utf-8"
+            self.stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
         self.stream.flush()
 
     def close(self) -> None:
@@ -130,6 +139,11 @@ class Sidecars:
 def sidecar_of(photo: Path) -> Path:
     """The text file that belongs to a photo."""
     return photo.with_suffix(".txt")
+
+
+def shown(path: Path) -> str:
+    """A path to read; bytes of its name that are not UTF-8 are escaped."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _read(path: Path) -> tuple[set[str], bytes]:

@@ -1,6 +1,9 @@
 """`semicap caption`: every output can be gone on with, a bad file costs only itself, no text is lost."""
 
+import io
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +14,7 @@ import pytest
 
 from service.engine.options import CaptionOptions
 from service.offline.command import CaptionCommand
-from service.offline.outputs import JsonLinesFile, OutputError
+from service.offline.outputs import HumanLines, JsonLinesFile, OutputError
 from service.offline.photo_files import NoSuchPhotoError, find_photos
 from service.settings import Settings
 from tests.service import pictures
@@ -32,6 +35,10 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / "photos" / f"{index}.jpg").write_bytes(photo)
     (tmp_path / "photos" / "more" / "4.PNG").write_bytes(pictures.encoded(pictures.cat(), "PNG"))
     return tmp_path / "photos"
+
+
+def named(folder: Path, name: bytes) -> Path:
+    return Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -141,6 +148,37 @@ def test_name_with_a_line_separator_is_found_again(separator: str, tmp_path: Pat
     again = JsonLinesFile(output)
     assert again.has(photo)
     again.close()
+
+
+def test_name_that_is_not_utf8_fails_alone_where_text_must_hold_it(
+    folder: Path, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(folder / "0.jpg", named(folder, b"a\xff.jpg"))
+    output = tmp_path / "captions.jsonl"
+    for done in (5, 0):
+        assert CaptionCommand((str(folder),), GREEDY, output=output).run(settings) == 1
+        captured = capsys.readouterr().err
+        assert "a\\xff.jpg: its path is not text in UTF-8; rename it" in captured
+        assert f"captioned {done}, already done {5 - done}, failed 1" in captured
+    assert len(lines(output)) == 5
+
+
+def test_name_that_is_not_utf8_is_captioned_beside_the_photo_and_in_the_terminal(
+    folder: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(folder / "0.jpg", named(folder, b"a\xff.jpg"))
+    assert CaptionCommand((str(folder),), GREEDY).run(settings) == 0
+    assert "a\\xff.jpg  " in capsys.readouterr().out
+    assert CaptionCommand((str(folder),), GREEDY, writes_sidecars=True).run(settings) == 0
+    assert named(folder, b"a\xff.txt").read_text().strip()
+
+
+def test_what_a_terminal_cannot_show_is_escaped() -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    HumanLines(terminal).write(
+        Path("\u96ea.jpg"), {"captions": [{"text": "snow \u2014 much", "clip_score": 0.5}]}
+    )
+    assert terminal.buffer.getvalue() == b"\\u96ea.jpg  snow \\u2014 much  (CLIPScore 0.500)\n"
 
 
 def test_sidecars_are_written_and_a_human_text_is_kept(folder: Path, settings: Settings) -> None:
