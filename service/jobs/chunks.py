@@ -18,6 +18,7 @@ from service.jobs.failures import failed_result
 from service.jobs.jobs import Jobs
 from service.jobs.likeness import ChunkLikeness, Vector
 from service.jobs.sidecars import settled_beside
+from service.jobs.text_names import text_names_of
 from service.metrics import Metrics
 
 CHECK_S = 0.5
@@ -84,6 +85,7 @@ class ChunkRunner:
         self.captioner = captioner
         self.archive = jobs.archive
         self.datasets = datasets
+        self.text_names = text_names_of(datasets)
         self.jobs = jobs
         self.limits = limits
         self.metrics = metrics
@@ -206,7 +208,7 @@ class _ChunkRun:
 
     def _without_settled(self, dataset: Dataset, missing: list[int]) -> Iterator[tuple[int, Item]]:
         for number, item in self._runner.datasets.items(dataset.id, missing):
-            settled = settled_beside(self._job, dataset, number, item)
+            settled = settled_beside(self._job, dataset, number, item, text_names=self._runner.text_names)
             if settled is None:
                 yield number, item
             else:

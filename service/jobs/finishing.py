@@ -1,6 +1,7 @@
 """The end of a job: its outputs from the chunks, then how it ended. Safe to run again at any moment."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import structlog
@@ -32,6 +33,7 @@ from service.jobs.outputs import (
     output_parts,
 )
 from service.jobs.sidecars import SidecarWriter
+from service.jobs.text_names import text_names_of
 
 Results = Callable[[], Iterator[ItemResult]]
 
@@ -45,6 +47,7 @@ class Finisher:
         self._jobs = jobs
         self._archive: JobArchive = jobs.archive
         self._datasets = datasets
+        self._text_names = text_names_of(datasets)
         self._max_image_bytes = max_image_bytes
 
     def run(self, job_id: str) -> None:
@@ -108,7 +111,8 @@ class Finisher:
         store.write(output_key(job.id, attempt.number, CAPTIONS), json_lines(captioned(results())))
         store.write(output_key(job.id, attempt.number, ERRORS), json_lines(errors(results())))
         for kind in job.outputs:
-            parts = output_parts(kind, captioned(results()), read_photo=photo)
+            rows, names = captioned(results()), partial(self._text_names, job.dataset)
+            parts = output_parts(kind, rows, read_photo=photo, text_names=names)
             store.write(output_key(job.id, attempt.number, FILES[kind][0]), parts)
         if gone:
             return f"{FILES['webdataset'][0]} lacks {len(gone)} photos; the first: {gone[0]}"
@@ -117,7 +121,8 @@ class Finisher:
     def _write_sidecars(self, job: CaptionJob, results: Results) -> str | None:
         failed, first = 0, ""
         try:
-            writer = SidecarWriter(job, self._datasets.get(job.dataset))
+            dataset = self._datasets.get(job.dataset)
+            writer = SidecarWriter(job, dataset, self._text_names(dataset.id))
         except OSError as error:
             return f"the folder's own record cannot be read: {error.strerror}"
         for result in results():

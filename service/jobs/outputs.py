@@ -10,6 +10,7 @@ from xml.sax.saxutils import escape
 
 from service.jobs.documents import ItemResult, OutputKind
 from service.jobs.tar_stream import tar_of
+from service.jobs.text_names import TextNames
 
 Rows = Iterable[dict[str, Any]]
 ReadPhoto = Callable[[int], bytes | None]
@@ -73,11 +74,14 @@ def json_lines(rows: Rows) -> Iterator[bytes]:
     return (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
-def output_parts(kind: OutputKind, rows: Rows, *, read_photo: ReadPhoto) -> Iterator[bytes]:
+def output_parts(
+    kind: OutputKind, rows: Rows, *, read_photo: ReadPhoto, text_names: Callable[[], TextNames]
+) -> Iterator[bytes]:
     """An output in pieces.
 
     Args:
         read_photo: the bytes of an item, by number; None leaves it out.
+        text_names: of the dataset, asked for where texts have names.
     """
     match kind:
         case "csv":
@@ -85,9 +89,11 @@ def output_parts(kind: OutputKind, rows: Rows, *, read_photo: ReadPhoto) -> Iter
         case "metadata":
             return json_lines({"file_name": row["file_name"], "text": _text(row)} for row in rows)
         case "txt" | "caption":
-            return tar_of((_renamed(row, f".{kind}"), (_text(row) + "\n").encode()) for row in rows)
+            names = text_names()
+            return tar_of((_named(row, names, kind), (_text(row) + "\n").encode()) for row in rows)
         case "xmp":
-            return tar_of((_renamed(row, ".xmp"), xmp_of(row)) for row in rows)
+            names = text_names()
+            return tar_of((_named(row, names, kind), xmp_of(row)) for row in rows)
         case "webdataset":
             return tar_of(_samples(rows, read_photo))
 
@@ -110,8 +116,8 @@ def _text(row: dict[str, Any]) -> str:
     return str(row["captions"][0]["text"])
 
 
-def _renamed(row: dict[str, Any], suffix: str) -> str:
-    return str(PurePosixPath(row["file_name"]).with_suffix(suffix))
+def _named(row: dict[str, Any], names: TextNames, suffix: str) -> str:
+    return f"{names.of(row['item'], row['file_name'])}.{suffix}"
 
 
 def _csv(rows: Rows) -> Iterator[bytes]:

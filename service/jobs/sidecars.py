@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import UnreadableFileError
-from service.jobs.datasets import path_of
 from service.jobs.documents import CaptionJob, Dataset, Item, ItemResult
+from service.jobs.text_names import TextNames, TextNamesOf
 from service.problems import problem_of
 
 PROVENANCE_FILE = ".semicap.jsonl"
@@ -27,11 +27,13 @@ class TextLeftError(OSError):
     """A text that no caption can be put to; the message says why."""
 
 
-def settled_beside(job: CaptionJob, dataset: Dataset, number: int, item: Item) -> ItemResult | None:
+def settled_beside(
+    job: CaptionJob, dataset: Dataset, number: int, item: Item, *, text_names: TextNamesOf
+) -> ItemResult | None:
     """What becomes of an item that the text beside it keeps from being captioned; None when nothing does."""
     if not job.writes_to_folder or dataset.folder is None:
         return None
-    text = _sidecar(path_of(dataset, item), job)
+    text = Path(dataset.folder) / f"{text_names(dataset.id).of(number, item.name)}.{job.sidecar}"
     if job.policy == "skip" and text.exists():
         return _result(number, item, "skipped", reason="there is a text beside it")
     try:
@@ -55,6 +57,7 @@ class SidecarWriter:
 
     job: CaptionJob
     dataset: Dataset
+    names: TextNames
 
     def __post_init__(self) -> None:
         self._root = Path(self.dataset.folder or "")
@@ -68,7 +71,7 @@ class SidecarWriter:
             OSError: the folder cannot be written, or no caption can be put to the text that is there.
         """
         fields = result.model_dump()
-        target = _sidecar(self._root / result.file_name, self.job)
+        target = self._root / f"{self.names.of(result.item, result.file_name)}.{self.job.sidecar}"
         there = _read(target)
         mine = self._notes.get(result.file_name, [])
         if there is not None and any(
@@ -114,10 +117,6 @@ class SidecarWriter:
         with (self._root / PROVENANCE_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(note, ensure_ascii=False) + "\n")
         self._notes.setdefault(note["file_name"], []).append(note)
-
-
-def _sidecar(photo: Path, job: CaptionJob) -> Path:
-    return photo.with_suffix(f".{job.sidecar}")
 
 
 def _result(number: int, item: Item, outcome: str, **more: Any) -> ItemResult:

@@ -13,6 +13,7 @@ from service.jobs.outputs import errors
 from service.jobs.parts import JobParts
 from service.jobs.sidecars import SidecarWriter
 from service.jobs.store import ArtifactStore
+from service.jobs.text_names import text_names_of
 from tests.service.jobs.conftest import dataset_of, job_on, photo, photo_folder
 from tests.service.jobs.fakes import InlineWorker
 
@@ -68,7 +69,9 @@ def test_policy_says_what_becomes_of_a_text(
     assert (counts.done, counts.skipped) == ((1, 2) if policy == "skip" else (3, 0))
 
     before = [text(number) for number in range(3)]
-    writer = SidecarWriter(job, dataset)  # a second end of the same job, as after a kill
+    writer = SidecarWriter(
+        job, dataset, text_names_of(parts.datasets)(dataset.id)
+    )  # a second end of the same job, as after a kill
     for result in parts.jobs.results(job.id):
         if result.outcome == "captioned":
             writer.write(result)
@@ -144,8 +147,37 @@ def test_a_persons_text_is_kept_to_the_byte(
     expected = expected.replace(b"NEW", b"a picture of 8 by 8")
     assert (folder / "0000.txt").read_bytes() == expected
     for result in parts.jobs.results(job.id):
-        assert SidecarWriter(job, dataset).write(result), "a second end of the same job, as after a kill"
+        assert SidecarWriter(job, dataset, text_names_of(parts.datasets)(dataset.id)).write(result), (
+            "a second end of the same job, as after a kill"
+        )
     assert (folder / "0000.txt").read_bytes() == expected
+
+
+def test_photos_of_one_stem_have_texts_of_their_own_also_after_a_retry(
+    parts: JobParts, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, name in enumerate(("c.jpg", "c.png", "d.png")):
+        (folder / name).write_bytes(photo(number))
+    (folder / "c.jpg").write_bytes(photo(0)[:99])  # the first of its stem fails
+    job = job_on(dataset_of(parts, folder), writes_to_folder=True)
+    parts.jobs.submit(job)
+    worker = InlineWorker(parts)
+    worker.do_all()
+    texts = {"c.png.txt": "a picture of 9 by 8\n", "d.txt": "a picture of 10 by 8\n"}
+    assert {path.name: path.read_text() for path in folder.glob("*.txt")} == texts
+
+    (folder / "c.jpg").write_bytes(photo(0))
+    parts.jobs.retry(job.id, may_succeed=worth_retrying(parts.datasets, job))
+    worker.do_all()
+    texts["c.txt"] = "a picture of 8 by 8\n"
+    assert {path.name: path.read_text() for path in folder.glob("*.txt")} == texts
+
+    again = job_on(dataset_of(parts, folder), writes_to_folder=True)
+    parts.jobs.submit(again)
+    worker.do_all()
+    assert parts.jobs.status(again.id).counts.skipped == 3
 
 
 def test_photo_that_vanished_is_an_error_line(parts: JobParts, tmp_path: Path) -> None:

@@ -7,9 +7,14 @@ import tarfile
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
 from service.jobs.archive import output_key
+from service.jobs.datasets import DatasetWriter
+from service.jobs.documents import Item
 from service.jobs.outputs import FILES, xmp_of
 from service.jobs.parts import JobParts
+from service.jobs.text_names import TextNames
 from tests.service.jobs.conftest import dataset_of, job_on, photo, photo_folder
 from tests.service.jobs.fakes import InlineWorker
 
@@ -41,6 +46,34 @@ def test_every_output_has_every_caption(parts: JobParts, tmp_path: Path) -> None
     assert samples["00000002.jpg"] == photo(2)
     assert samples["00000002.txt"] == f"{TEXTS[2]}\n".encode()
     assert len(samples) == 9
+
+
+@pytest.mark.parametrize("kind", ["txt", "caption", "xmp"])
+def test_photos_of_one_stem_have_texts_of_their_own_in_an_archive(parts: JobParts, kind: str) -> None:
+    writer = DatasetWriter(parts.store, max_items=10)
+    for number, name in enumerate(("sub/dup.jpg", "sub/dup.png", "dup.jpg")):
+        writer.add_photo(name, photo(number))
+    job = job_on(writer.finish(), outputs=(kind,))
+    parts.jobs.submit(job)
+    InlineWorker(parts).do_all()
+    texts = members(parts.store.get(output_key(job.id, 1, f"captions-{kind}.tar")) or b"")
+    assert set(texts) == {f"dup.{kind}", f"sub/dup.{kind}", f"sub/dup.png.{kind}"}
+    assert b"a picture of 9 by 8" in texts[f"sub/dup.png.{kind}"]
+
+
+@pytest.mark.parametrize(
+    ("photos", "texts"),
+    [
+        (["a.jpg", "a.b.jpg", "b/a.jpg"], ["a", "a.b", "b/a"]),
+        (["a.jpg", "a.png", "a.png.jpg"], ["a", "a.png", "a.png.jpg"]),
+        (["a.jpg", "a.png.jpg", "a.png"], ["a", "a.png", "a.png.2"]),
+        (["a.jpg", "A.png", "b", "b.jpg"], ["a", "A.png", "b", "b.jpg"]),
+        (["a.jpg", "."], ["a", "00000001"]),
+    ],
+)
+def test_no_two_photos_share_the_name_of_a_text(photos: list[str], texts: list[str]) -> None:
+    names = TextNames((number, Item(name=name, num_bytes=1)) for number, name in enumerate(photos))
+    assert [names.of(number, name) for number, name in enumerate(photos)] == texts
 
 
 def test_xmp_is_xml_whatever_the_caption_says() -> None:
