@@ -167,15 +167,15 @@ class Board:
             )
         return None if left < 0 else left
 
-    def begin(self, job_id: str, chunk: int) -> int:
-        """Notes that a worker begins a chunk; how often one has since the chunk got any further."""
+    def begin(self, job_id: str, part: str | int) -> int:
+        """Notes that a worker begins a chunk, or the end; how often one has since that got any further."""
         with _failures():
-            return self.client.hincrby(_key(job_id, "tries"), str(chunk), 1)
+            return self.client.hincrby(_key(job_id, "tries"), str(part), 1)
 
-    def set_tries(self, job_id: str, chunk: int, tries: int) -> None:
-        """Notes that the chunk got further, or that the last try was not the chunk's fault."""
+    def set_tries(self, job_id: str, part: str | int, tries: int) -> None:
+        """Notes that the part got further, or that the last try was not its fault."""
         with _failures():
-            self.client.hset(_key(job_id, "tries"), str(chunk), tries)
+            self.client.hset(_key(job_id, "tries"), str(part), tries)
 
     def progress(self, job_id: str) -> Progress | None:
         """Where the job stands, or None when it is not on the board."""

@@ -1,12 +1,13 @@
 """The end of a job: its outputs from the chunks, then how it ended. Safe to run again at any moment."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import structlog
 
-from service.errors import BrokerUnavailableError, PhotoLostError
+from service.errors import BrokerUnavailableError, PhotoLostError, StoreUnavailableError
 from service.jobs.archive import JobArchive, counts_of, output_key, results_of
 from service.jobs.datasets import Datasets
 from service.jobs.documents import (
@@ -18,6 +19,7 @@ from service.jobs.documents import (
     Job,
     JobState,
     Outcome,
+    OutputKind,
     now,
 )
 from service.jobs.jobs import FINISH, Jobs
@@ -27,6 +29,7 @@ from service.jobs.outputs import (
     DUPLICATES,
     ERRORS,
     FILES,
+    ReadPhoto,
     captioned,
     errors,
     json_lines,
@@ -34,6 +37,9 @@ from service.jobs.outputs import (
 )
 from service.jobs.sidecars import SidecarWriter
 from service.jobs.text_names import text_names_of
+
+MOST_TRIES = 5
+"""Tries after which a job ends without what cannot be made; a store that is away costs none."""
 
 Results = Callable[[], Iterator[ItemResult]]
 
@@ -60,16 +66,59 @@ class Finisher:
             if not is_canceled and not self._archive.complete_chunks(job_id).issuperset(attempt.chunks):
                 self._jobs.rebuild(job, attempt)  # the board said more than the store knows
                 return
-            self._end(job, attempt, is_canceled=is_canceled)
+            self._try_to_end(job, attempt, is_canceled=is_canceled)
 
-    def _end(self, job: Job, attempt: Attempt, *, is_canceled: bool) -> None:
+    def _try_to_end(self, job: Job, attempt: Attempt, *, is_canceled: bool) -> None:
+        tries = self._begin(job.id)
+        if tries > MOST_TRIES:
+            died = f"{tries - 1} workers in a row ended while they wrote its files; see the workers' logs"
+            self._give_up(job, attempt, died, is_canceled=is_canceled)
+            return
+        try:
+            self._end(job, attempt, is_canceled=is_canceled, is_last_try=tries == MOST_TRIES)
+        except Exception as error:
+            is_away = isinstance(error, (StoreUnavailableError, BrokerUnavailableError))
+            if is_away and not is_canceled:
+                self._set_tries(job.id, tries - 1)
+                raise
+            if tries < MOST_TRIES:
+                raise
+            log.exception("job_given_up", job_id=job.id)
+            self._give_up(job, attempt, _not_made("its files", error), is_canceled=is_canceled)
+
+    def _give_up(self, job: Job, attempt: Attempt, why: str, *, is_canceled: bool) -> None:
+        """Ends the job with what the board says of it."""
+        status = self._jobs.status(job.id)
+        outcome = Outcome(
+            attempt=attempt.number,
+            state=_state(why, is_canceled=is_canceled),
+            counts=status.counts,
+            started=status.started,
+            ended=now(),
+            error=why,
+        )
+        self._jobs.end(job, outcome)
+        log.info("job_ended", job_id=job.id, state=outcome.state, error=why)
+
+    def _begin(self, job_id: str) -> int:
+        try:
+            return self._jobs.board.begin(job_id, FINISH)
+        except BrokerUnavailableError:
+            return 1
+
+    def _set_tries(self, job_id: str, tries: int) -> None:
+        with suppress(BrokerUnavailableError):
+            self._jobs.board.set_tries(job_id, FINISH, tries)
+
+    def _end(self, job: Job, attempt: Attempt, *, is_canceled: bool, is_last_try: bool) -> None:
         if isinstance(job, FinetuneJob):
             counts = counts_of(results_of(self._archive, job.id))
             error = self._end_finetune(job, attempt)
         else:
             results = self._results(job, attempt)
             counts = counts_of(results())
-            error = self._write_outputs(job, attempt, results) or _error(counts)
+            written = self._write_outputs(job, attempt, results, is_last_try=is_last_try)
+            error = written or _error(counts)
         outcome = Outcome(
             attempt=attempt.number,
             state=_state(error, is_canceled=is_canceled),
@@ -97,7 +146,9 @@ class Finisher:
             return lambda: results_of(self._archive, job.id)
         return lambda: groups.apply(results_of(self._archive, job.id))
 
-    def _write_outputs(self, job: CaptionJob, attempt: Attempt, results: Results) -> str | None:
+    def _write_outputs(
+        self, job: CaptionJob, attempt: Attempt, results: Results, *, is_last_try: bool
+    ) -> str | None:
         """What went wrong beside the photos; a store that fails raises."""
         store, gone = self._archive.store, list[str]()
 
@@ -110,13 +161,35 @@ class Finisher:
 
         store.write(output_key(job.id, attempt.number, CAPTIONS), json_lines(captioned(results())))
         store.write(output_key(job.id, attempt.number, ERRORS), json_lines(errors(results())))
+        problems = list[str | None]()
         for kind in job.outputs:
-            rows, names = captioned(results()), partial(self._text_names, job.dataset)
-            parts = output_parts(kind, rows, read_photo=photo, text_names=names)
-            store.write(output_key(job.id, attempt.number, FILES[kind][0]), parts)
+            try:
+                self._write_output(job, attempt, kind, results, read_photo=photo)
+            except StoreUnavailableError:
+                raise
+            except Exception as error:
+                if not is_last_try:
+                    raise
+                log.exception("output_not_made", job_id=job.id, output=kind)
+                problems.append(_not_made(FILES[kind][0], error))
         if gone:
-            return f"{FILES['webdataset'][0]} lacks {len(gone)} photos; the first: {gone[0]}"
-        return self._write_sidecars(job, results) if job.writes_to_folder else None
+            problems.append(f"{FILES['webdataset'][0]} lacks {len(gone)} photos; the first: {gone[0]}")
+        if job.writes_to_folder:
+            problems.append(self._write_sidecars(job, results))
+        return "; ".join(problem for problem in problems if problem) or None
+
+    def _write_output(
+        self,
+        job: CaptionJob,
+        attempt: Attempt,
+        kind: OutputKind,
+        results: Results,
+        *,
+        read_photo: ReadPhoto,
+    ) -> None:
+        names = partial(self._text_names, job.dataset)
+        parts = output_parts(kind, captioned(results()), read_photo=read_photo, text_names=names)
+        self._archive.store.write(output_key(job.id, attempt.number, FILES[kind][0]), parts)
 
     def _write_sidecars(self, job: CaptionJob, results: Results) -> str | None:
         failed, first = 0, ""
@@ -147,6 +220,10 @@ class Finisher:
             return self._jobs.status(job.id).started
         except BrokerUnavailableError:
             return None
+
+
+def _not_made(what: str, error: Exception) -> str:
+    return f"{what} could not be made ({type(error).__name__}); see the workers' logs"
 
 
 def _state(error: str | None, *, is_canceled: bool) -> JobState:
