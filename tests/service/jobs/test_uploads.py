@@ -150,7 +150,7 @@ def test_upload_beyond_a_limit_is_refused_whole(store: ArtifactStore) -> None:
 def test_zip_with_too_long_a_list_of_members_is_refused_before_it_is_read(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.jobs.uploads.MAX_DIRECTORY_BYTES", 2000)
+    monkeypatch.setattr("service.jobs.archive_members.MAX_DIRECTORY_BYTES", 2000)
     names = [f"{number:060d}.jpg" for number in range(30)]
     with pytest.raises(InvalidDatasetError, match="list of members has more than 2000 bytes"):
         ingested(store, ("c.zip", zipped(*((name, photo()) for name in names))))
@@ -158,12 +158,14 @@ def test_zip_with_too_long_a_list_of_members_is_refused_before_it_is_read(
 
 
 @pytest.mark.parametrize("cut", [60, 600])
-def test_damaged_archive_says_so(store: ArtifactStore, cut: int) -> None:
+def test_damage_inside_a_zip_costs_what_it_hits(store: ArtifactStore, cut: int) -> None:
     whole = zipped(*((f"{number}.jpg", photo(number)) for number in range(5)))
     middle = len(whole) // 2
-    for damaged in (whole[:-cut], whole[:middle] + bytes(cut) + whole[middle + cut :]):
-        with pytest.raises(InvalidDatasetError):
-            ingested(store, ("c.zip", damaged))
+    dataset = ingested(store, ("c.zip", whole[:middle] + bytes(cut) + whole[middle + cut :]))
+    assert "0.jpg" in names(store, dataset)
+    assert dataset.num_rejected == 5 - dataset.num_items > 0
+    with pytest.raises(InvalidDatasetError, match="damaged or cut off"):
+        ingested(store, ("c.zip", whole[:-cut]))
 
 
 def test_upload_without_a_photo_says_what_was_in_it(store: ArtifactStore) -> None:
