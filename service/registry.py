@@ -8,9 +8,12 @@ import torch
 
 from models.captioner import Captioner
 from models.checkpoint import load_captioner
+from models.generation import OptionError
 from models.manifest import CARD_FILE, DEFAULT_CHECKPOINT, Manifest, read_manifest
+from service.engine.options import CaptionOptions
 from service.errors import ModelNotFoundError
 from service.model_versions import ModelVersion, version_of
+from service.option_reading import invalid_option
 
 CAPTION_LANGUAGE = "en"
 """Language of the captions that every model here is trained on, a BCP 47 tag."""
@@ -50,6 +53,13 @@ class ServedModel:
         """Holds a request's `model` to the model that answers; name, version, both, or nothing name it."""
         if wanted not in (None, self.name, self.version, self.id):
             raise ModelNotFoundError(f"{wanted!r} is not the model that answers; this service has {self.id}")
+
+    def check_room(self, options: CaptionOptions) -> None:
+        """Raises InvalidOptionError where the prefix leaves no room for a caption."""
+        try:
+            options.to_generation(self.captioner.tokenizer, max_tokens=self.captioner.config.max_tokens)
+        except OptionError as error:
+            raise invalid_option(error) from error
 
 
 def load_served_model(

@@ -52,8 +52,10 @@ class Submission:
         Raises:
             ServiceError: an option, the dataset or the folder is wrong, or there are too many jobs.
         """
-        wanted = options_from_json(asked.options).model
-        model = models.find(wanted).id if wanted else models.switch.current.model.id
+        options, current = options_from_json(asked.options), models.switch.current.model
+        model = models.find(options.model).id if options.model else current.id
+        if model == current.id:  # only a worker has the tokenizer of another version
+            current.check_room(options)
         if asked.webhook is not None:
             check_webhook(asked.webhook.url, self._settings)
         jobs = self._parts.jobs

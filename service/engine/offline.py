@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from torch import Tensor
 
+from models.generation import OptionError
 from service.engine.errors import InvalidInputError, QueueFullError
 from service.engine.options import CaptionOptions
 from service.engine.work import Answer
@@ -79,7 +80,7 @@ class CaptionStream(Generic[Key]):
                     request_id=self._request_id,
                     wanted=partial(self._wanted, key) if self._wanted else None,
                 )
-            except InvalidInputError as error:
+            except (InvalidInputError, OptionError) as error:
                 future = Future()
                 future.set_exception(error)
         self._pending.add(future)

@@ -9,15 +9,18 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from models.generation import OptionError
 from models.preprocess import Preprocess
 from service.api.caption_json import caption_of, image_info
 from service.captioning import service_error
 from service.engine.errors import EngineDeadError, EngineError, EngineStoppedError
 from service.engine.results import ImageCaptions
 from service.errors import (
+    InvalidOptionError,
     ModelUnavailableError,
     ServiceError,
     StoreUnavailableError,
+    UnknownOptionError,
     UnreadableFileError,
 )
 from service.images import ImageFacts, ImageLimits, read_pixels
@@ -68,7 +71,8 @@ class ItemCaptioner:
     ) -> Generator[ItemResult, None, None]:
         """A result for each item as it is ready; closing it takes what is in flight out of the engine.
 
-        The options name the version that captions them all; where it cannot be had, every item fails by that.
+        The options name the version that captions them all; where it cannot be had, or a worker of another
+        release does not take the options, every item fails by that.
 
         Args:
             embeddings: as of service.jobs.chunks.Captions.
@@ -76,10 +80,10 @@ class ItemCaptioner:
         Raises:
             EngineDeadError, EngineStoppedError, StoreUnavailableError: no item is to blame.
         """
-        asked = options_from_json(options)
         try:
+            asked = options_from_json(options)
             loaded = self._models.serve(asked.model)
-        except ModelUnavailableError as error:
+        except (InvalidOptionError, UnknownOptionError, ModelUnavailableError) as error:
             yield from (failed_result(dataset, number, item, error) for number, item in items)
             return
         run = _Run(self, dataset, loaded.model, embeddings)
@@ -148,7 +152,7 @@ class _Run:
             answer = future.result()
         except (EngineDeadError, EngineStoppedError):
             raise
-        except EngineError as error:
+        except (EngineError, OptionError) as error:
             return failed_result(self._dataset, number, item, service_error(error))
         more: dict[str, Any] = {}
         if self._embeddings is not None and answer.embedding is not None:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from models.generation import OptionError
 from service.api.caption_json import caption_of, image_info
 from service.captioning import service_error
 from service.engine.engine import Engine
@@ -115,7 +116,7 @@ class FileCaptioning:
             for output in self.outputs:
                 if not output.has(photo):
                     output.write(photo, record)
-        except (EngineError, OutputError, OSError) as error:
+        except (EngineError, OptionError, OutputError, OSError) as error:
             self._fail(photo, error)
         else:
             self.tally.done += 1
@@ -139,6 +140,6 @@ class FileCaptioning:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, EngineError):
+    if isinstance(error, EngineError | OptionError):
         return service_error(error).detail
     return (isinstance(error, OSError) and error.strerror) or str(error)

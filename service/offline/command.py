@@ -62,6 +62,7 @@ class CaptionCommand:
                 settings = settings.model_copy(update={"checkpoint": Path(self.options.model)})
             model, _ = load_chosen(ModelRegistry.reading(settings), settings)
             model.check_asked_for(self.options.model)
+            model.check_room(self.options)
             return self._caption(
                 wanted, model, settings=settings, outputs=outputs, listener=listener, skipped=skipped
             )

@@ -62,6 +62,7 @@ def test_caption_has_a_flag_for_every_option(semicap: Semicap) -> None:
         (("caption",), {}, "Missing argument"),
         (("caption", __file__, "--checkpoint", "/no/such/model"), {}, "is not a checkpoint"),
         (("caption", __file__, "--model", "other"), {}, "'other' is not the model"),
+        (("caption", __file__, "--prefix", "x " * 60), {}, "it must be shorter than 12 tokens"),
         (("api",), {"SEMICAP_CHECKPOINT": "/no/such/model"}, "is not a checkpoint"),
         (("api",), {"SEMICAP_DEVICE": "abacus"}, "abacus"),
         (("worker",), {}, "set SEMICAP_REDIS_URL"),

@@ -468,6 +468,16 @@ def test_a_stream_yields_everything_and_reads_a_bounded_number_ahead(
     assert furthest <= 4
 
 
+def test_a_stream_whose_prefix_leaves_no_room_yields_that_for_every_image(
+    make_engine: MakeEngine, pixels: Tensor
+) -> None:
+    engine = make_engine(max_images=2)
+    options = CaptionOptions(prefix="the dog runs", max_tokens=2)
+    futures = [future for _, future in engine.caption_many(enumerate(pixels), options)]
+    assert [type(future.exception(0)) for future in futures] == [OptionError] * len(pixels)
+    wait_until(lambda: engine.depth == 0)
+
+
 def test_a_closed_stream_takes_its_images_out(make_engine: MakeEngine, pixels: Tensor) -> None:
     engine = make_engine(max_images=4)
     stream = engine.caption_many(enumerate(pixels), FULL)

@@ -1,6 +1,7 @@
 """A thousand photos, forty of them broken in every way there is, through the engine."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -18,6 +19,29 @@ from tests.service.jobs.conftest import dataset_of, job_on, photo, photo_folder
 from tests.service.jobs.fakes import InlineWorker, OneModel
 
 GOOD, REPAIRED = 960, 10
+LIMITS = ImageLimits(max_bytes=10**6, max_pixels=10**6)
+
+
+@pytest.mark.parametrize(
+    "options", [{"prefix": "the dog runs on grass", "max_tokens": 2}, {"num_beams": 99}, {"colour": "red"}]
+)
+def test_options_that_the_model_cannot_do_are_each_photos_error_line(
+    options: dict[str, Any], parts: JobParts, tiny_model: ServedModel, tmp_path: Path
+) -> None:
+    job = job_on(dataset_of(parts, photo_folder(tmp_path / "photos", good=3)), options=options)
+    parts.jobs.submit(job)
+    engine = Engine(tiny_model.captioner, settings=EngineSettings(precision="fp32"))
+    engine.start()
+    try:
+        captioner = ItemCaptioner(
+            OneModel(Loaded(tiny_model, engine)), parts.datasets, limits=LIMITS, decode_threads=2
+        )
+        InlineWorker(parts, captioner=captioner).do_all()
+    finally:
+        engine.stop(drain_s=0)
+    assert parts.jobs.status(job.id).counts.failed == 3
+    kinds = {line["problem"]["type"].rpartition(":")[2] for line in errors(parts.jobs.results(job.id))}
+    assert kinds <= {"invalid-option", "unknown-option"}
 
 
 @pytest.mark.slow
@@ -42,9 +66,8 @@ def test_forty_broken_among_a_thousand_are_forty_error_lines_and_a_retry_runs_th
     engine = Engine(tiny_model.captioner, settings=EngineSettings(precision="fp32"))
     engine.start()
     try:
-        limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
         captioner = ItemCaptioner(
-            OneModel(Loaded(tiny_model, engine)), parts.datasets, limits=limits, decode_threads=2
+            OneModel(Loaded(tiny_model, engine)), parts.datasets, limits=LIMITS, decode_threads=2
         )
         worker = InlineWorker(parts, captioner=captioner, save_s=3)
         worker.do_all()

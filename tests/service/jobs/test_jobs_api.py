@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.api.app import create_app
+from service.errors import StoreUnavailableError
 from service.images import ImageLimits
 from service.jobs.captioner import ItemCaptioner
 from service.jobs.datasets import Datasets
@@ -90,6 +91,18 @@ def test_wrong_request_is_a_problem_and_makes_no_job(
     assert len(job_parts(client).jobs.archive.ids()) == before
 
 
+def test_prefix_that_leaves_no_room_makes_no_job(client: TestClient) -> None:
+    options: dict[str, str | int] = {"prefix": "the dog runs on grass", "max_tokens": 2}
+    answer = client.post("/v1/jobs/captions", json={"dataset": upload(client, 1)["id"], "options": options})
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:semicap:problem:invalid-option")
+    (photo_file,) = pictures.photos(1)
+    now = client.post(
+        "/v1/captions", params=options, content=photo_file, headers={"Content-Type": "image/jpeg"}
+    )
+    assert answer.json()["detail"] == now.json()["detail"]
+    assert "it must be shorter than 2 tokens" in answer.json()["detail"]
+
+
 def test_unknown_job_is_404_everywhere(client: TestClient) -> None:
     for address in ("", "/events", "/results", "/errors", "/results?output=csv"):
         assert client.get(f"/v1/jobs/job-none{address}").status_code == 404
@@ -132,6 +145,24 @@ def test_request_whose_first_is_not_done_is_409_then_taken_over(
     answer = client.post("/v1/jobs/captions", json=asked, headers={"Idempotency-Key": "half"})
     assert (answer.status_code, answer.json()["id"]) == (202, claimed)
     finish(client)
+
+
+def test_job_whose_first_request_failed_half_way_runs_when_it_is_asked_for_again(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(job_id: str) -> None:
+        raise StoreUnavailableError("no space left")
+
+    asked, headers = {"dataset": upload(client, 2)["id"]}, {"Idempotency-Key": "torn"}
+    jobs = job_parts(client)
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.jobs.archive, "mark_active", fail)
+        assert client.post("/v1/jobs/captions", json=asked, headers=headers).status_code == 503
+    answer = client.post("/v1/jobs/captions", json=asked, headers=headers)
+    assert (answer.status_code, answer.json()["state"]) == (202, "queued")
+    jobs.keeper.look()
+    finish(client)
+    assert client.get(f"/v1/jobs/{answer.json()['id']}").json()["state"] == "succeeded"
 
 
 def test_jobs_are_listed_newest_first_page_by_page(client: TestClient) -> None:
