@@ -101,11 +101,18 @@ def cached_features(
 
     kept = ["embedding"] + ["grid"] * with_grid + ["norm"] * with_norm
     kind = ("grid" if with_grid else "embedding") + ("-norm" if with_norm else "")
-    folder = cache / f"features-{_fingerprint(clip)}-{kind}-{'-'.join(views)}"
+    folder = cache / f"features-{_fingerprint(clip)}-{kind}-{_name_of(views)}"
     arrays, readable = cached_arrays(
         images, folder=folder, compute=compute, label="encoding photos", problems=problems
     )
     return FeatureStore(arrays, len(views)), readable
+
+
+def _name_of(views: Sequence[str]) -> str:
+    """What a cache of these views is called, and of no others."""
+    name = "-".join(views)
+    # One view or two? Caches of such a name are from before the two were told apart, and may hold either.
+    return "".join(f"+{view}" for view in views) if "zoom-flip" in name else name
 
 
 @torch.no_grad()

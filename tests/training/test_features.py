@@ -90,6 +90,16 @@ def test_other_views_differ_from_the_picture(
     assert not torch.equal(plain.embeddings(), changed.embeddings())
 
 
+def test_one_view_is_not_taken_for_two_whose_names_it_joins(
+    clip: ClipEncoder, photos: Images, tmp_path: Path
+) -> None:
+    both, first = ("zoom-flip", "zoom", "flip"), ("zoom", "flip", "zoom-flip")
+    for views in (("zoom-flip",), ("zoom", "flip"), both, first):
+        kept, _ = _features(clip, photos, tmp_path, views=views)
+        fresh, _ = _features(clip, photos, tmp_path / "fresh" / "+".join(views), views=views)
+        assert torch.equal(_drawn(kept), _drawn(fresh))
+
+
 def test_unknown_view_names_the_known_ones(clip: ClipEncoder, photos: Images, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="original, flip, jpeg, zoom, zoom-flip"):
         _features(clip, photos, tmp_path, views=("rotate",))
@@ -214,6 +224,12 @@ def _features(
         workers=2,
         problems=problems if problems is not None else Problems(),
     )
+
+
+def _drawn(store: FeatureStore) -> torch.Tensor:
+    """Embeddings of the first photo in views drawn by one seed: as many as find every view."""
+    rows = np.zeros(32, dtype=int)
+    return store.batch(rows, generator=torch.Generator().manual_seed(0)).embedding
 
 
 def _numbered_files(folder: Path, count: int) -> Images:
