@@ -148,10 +148,20 @@ class JobArchive:
         return [key.rpartition("/")[2] for key in self.store.keys(_ACTIVE)]
 
     def mark_active(self, job_id: str) -> None:
-        self.store.put(f"{_ACTIVE}/{job_id}", b"")
+        self.store.put(_active_key(job_id), b"")
+
+    def take_up(self, job_id: str) -> bool:
+        """Marks a job that is not over and that nobody looks after; whether it was one."""
+        attempts = [_number_of(key) for key in self.store.keys(f"jobs/{job_id}/attempts")]
+        if not attempts or self.store.has(_outcome_key(job_id, max(attempts))):
+            return False
+        if not self.has(job_id) or self.store.has(_active_key(job_id)):
+            return False
+        self.mark_active(job_id)
+        return True
 
     def mark_over(self, job_id: str) -> None:
-        self.store.delete([f"{_ACTIVE}/{job_id}"])
+        self.store.delete([_active_key(job_id)])
 
     # results
 
@@ -243,6 +253,10 @@ def _read_lines(data: bytes) -> list[ItemResult]:
 
 def _number_of(key: str) -> int:
     return int(key.rpartition("/")[2].partition(".")[0])
+
+
+def _active_key(job_id: str) -> str:
+    return f"{_ACTIVE}/{job_id}"
 
 
 def _job_key(job_id: str) -> str:

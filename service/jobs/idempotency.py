@@ -41,6 +41,7 @@ def claim_job_id(archive: JobArchive, key: str | None, body: dict[str, object]) 
     if theirs.body_sha256 != digest:
         raise IdempotencyKeyReusedError("this Idempotency-Key came with another body before; use a new one")
     if archive.has(theirs.job_id):
+        archive.take_up(theirs.job_id)  # the first request may have died before anybody looked after it
         return theirs.job_id, True
     if now() - theirs.created < TAKEN_OVER_AFTER:
         raise RequestInProgressError(

@@ -16,6 +16,9 @@ TICK_S = 3.0
 SWEEP_S = 3600.0
 """Seconds between two looks for what need not be kept any longer."""
 
+MOST_LOOKED_BACK_AT = 1000
+"""Jobs, the newest ones, among which a keeper that starts looks for forgotten ones."""
+
 _LOCK = "keeper"
 _SWEEP = "retention"
 
@@ -29,6 +32,7 @@ class Keeper:
         self._jobs = jobs
         self._retention = retention
         self._swept = time.monotonic() - SWEEP_S
+        self._has_looked_back = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="semicap-keeper", daemon=True)
 
@@ -37,6 +41,21 @@ class Keeper:
 
     def stop(self) -> None:
         self._ended.set()
+
+    def look_back(self) -> list[str]:
+        """Finds the jobs that are neither over nor looked after: who took them died, or the store failed.
+
+        Raises:
+            StoreUnavailableError: nothing can be done now.
+        """
+        archive = self._jobs.archive
+        active = set(archive.active())
+        newest = (job_id for job_id in archive.ids()[-MOST_LOOKED_BACK_AT:] if job_id not in active)
+        found = [job_id for job_id in newest if archive.take_up(job_id)]
+        for job_id in found:
+            log.info("looked_after", job_id=job_id, done="found")
+        self._has_looked_back = True
+        return found
 
     def look(self) -> dict[str, str]:
         """Looks after every job once; what was done, by job.
@@ -98,6 +117,8 @@ class Keeper:
         while not self._ended.is_set():
             began = time.monotonic()
             try:
+                if not self._has_looked_back:
+                    self.look_back()
                 for job_id, done in self.look().items():
                     log.info("looked_after", job_id=job_id, done=done)
                 self._sweep_when_due()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import JobStateError
+from service.errors import JobStateError, StoreUnavailableError
 from service.jobs.chunks import CAREFUL_AFTER, GIVE_UP_AFTER
 from service.jobs.datasets import image_key
 from service.jobs.documents import CaptionJob, ItemResult, chunk_items_for
@@ -181,6 +181,29 @@ def test_job_taken_while_the_broker_is_away_starts_when_it_is_back(
     parts.keeper.look()
     InlineWorker(parts).do_all()
     assert parts.jobs.status(job.id).state == "succeeded"
+
+
+def test_job_whose_taker_died_before_anybody_looked_after_it_is_found(
+    parts: JobParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, job = job_on(uploaded(parts, 2)), job_on(uploaded(parts, 5))
+    parts.jobs.submit(ended)
+    InlineWorker(parts).do_all()
+    parts.keeper.look()
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.jobs.archive, "mark_active", _failing)
+        with pytest.raises(StoreUnavailableError):
+            parts.jobs.submit(job)
+    assert parts.keeper.look() == {}
+    assert parts.keeper.look_back() == [job.id]
+    assert parts.keeper.look_back() == []
+    parts.keeper.look()
+    InlineWorker(parts).do_all()
+    assert parts.jobs.status(job.id).state == "succeeded"
+
+
+def _failing(job_id: str) -> None:
+    raise StoreUnavailableError("no space left")
 
 
 def test_chunk_of_a_killed_worker_is_sent_again(parts: JobParts, monkeypatch: pytest.MonkeyPatch) -> None:

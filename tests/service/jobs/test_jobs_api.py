@@ -4,7 +4,6 @@ import io
 import json
 import re
 import zipfile
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.api.app import create_app
-from service.errors import StoreUnavailableError
 from service.images import ImageLimits
 from service.jobs.captioner import ItemCaptioner
 from service.jobs.datasets import Datasets
-from service.jobs.idempotency import claim_job_id
 from service.jobs.model_use import models_of_jobs
 from service.jobs.store import ArtifactStore
 from service.model_choice import Choice
@@ -108,61 +105,6 @@ def test_unknown_job_is_404_everywhere(client: TestClient) -> None:
         assert client.get(f"/v1/jobs/job-none{address}").status_code == 404
     assert client.delete("/v1/jobs/job-none").status_code == 404
     assert client.post("/v1/jobs/job-none/retry").status_code == 404
-
-
-def test_idempotency_key_makes_one_job_of_the_same_request(client: TestClient) -> None:
-    asked = {"dataset": upload(client, 2)["id"]}
-    headers = {"Idempotency-Key": "once"}
-    first, again = (client.post("/v1/jobs/captions", json=asked, headers=headers) for _ in range(2))
-    assert (first.status_code, again.status_code) == (202, 202)
-    assert first.json()["id"] == again.json()["id"]
-    other = client.post("/v1/jobs/captions", json={**asked, "outputs": ["csv"]}, headers=headers)
-    assert (other.status_code, other.json()["type"]) == (422, "urn:semicap:problem:idempotency-key-reused")
-    finish(client)
-
-
-def test_request_whose_first_is_not_done_is_409_then_taken_over(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = {"dataset": upload(client, 2)["id"]}
-    body = {
-        "dataset": asked["dataset"],
-        "folder": None,
-        "uri": None,
-        "options": {},
-        "outputs": [],
-        "write_to_folder": False,
-        "sidecar": "txt",
-        "policy": "skip",
-        "duplicates": "ignore",
-        "duplicate_similarity": 0.95,
-        "webhook": None,
-    }
-    claimed, _ = claim_job_id(job_parts(client).jobs.archive, "half", body)
-    answer = client.post("/v1/jobs/captions", json=asked, headers={"Idempotency-Key": "half"})
-    assert (answer.status_code, "Retry-After" in answer.headers) == (409, True)
-    monkeypatch.setattr("service.jobs.idempotency.TAKEN_OVER_AFTER", timedelta(0))
-    answer = client.post("/v1/jobs/captions", json=asked, headers={"Idempotency-Key": "half"})
-    assert (answer.status_code, answer.json()["id"]) == (202, claimed)
-    finish(client)
-
-
-def test_job_whose_first_request_failed_half_way_runs_when_it_is_asked_for_again(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(job_id: str) -> None:
-        raise StoreUnavailableError("no space left")
-
-    asked, headers = {"dataset": upload(client, 2)["id"]}, {"Idempotency-Key": "torn"}
-    jobs = job_parts(client)
-    with monkeypatch.context() as patch:
-        patch.setattr(jobs.jobs.archive, "mark_active", fail)
-        assert client.post("/v1/jobs/captions", json=asked, headers=headers).status_code == 503
-    answer = client.post("/v1/jobs/captions", json=asked, headers=headers)
-    assert (answer.status_code, answer.json()["state"]) == (202, "queued")
-    jobs.keeper.look()
-    finish(client)
-    assert client.get(f"/v1/jobs/{answer.json()['id']}").json()["state"] == "succeeded"
 
 
 def test_jobs_are_listed_newest_first_page_by_page(client: TestClient) -> None:
