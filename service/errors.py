@@ -93,6 +93,14 @@ class MissingScopeError(ServiceError):
     status, type, title = 403, "missing-scope", "The API key may not do this"
 
 
+class ForeignPageError(ServiceError):
+    status, type, title = 403, "foreign-page", "Pages of other sites may not ask for this"
+
+
+class UnknownHostError(ServiceError):
+    status, type, title = 403, "unknown-host", "The service is not called by this name"
+
+
 class NotFoundError(ServiceError):
     status, type, title = 404, "not-found", "There is nothing here"
 

@@ -32,6 +32,12 @@ class Settings(BaseSettings):
         (),
         description="Origins whose pages may call the API, by commas (https://photos.example.org); * is all.",
     )
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Names by which clients call the service, by commas, beside IP addresses, localhost and "
+        "names without a dot; others are refused while there are no keys. * is any, so is none where "
+        "open_access is set.",
+    )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Addresses or networks of proxies, by commas, whose X-Forwarded-For is believed; "
@@ -231,7 +237,7 @@ class Settings(BaseSettings):
         """Where API keys are kept, hashed."""
         return self.data_dir / "keys.json"
 
-    @field_validator("cors_origins", "dataset_buckets", "trusted_proxies", mode="before")
+    @field_validator("cors_origins", "hosts", "dataset_buckets", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return (

@@ -7,8 +7,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import keys
+from service.api.origins import OriginRules
 from service.api.responses import problem_response
-from service.errors import MissingScopeError, NotAuthenticatedError, RateLimitedError
+from service.errors import MissingScopeError, NotAuthenticatedError, RateLimitedError, ServiceError
 from service.key_ring import KeyRing
 from service.keys import ApiKey
 from service.metrics import Metrics
@@ -34,30 +35,44 @@ class AccessMiddleware:
     """Lets a request pass when its key may do what it asks for, and not too often; pure ASGI.
 
     Args:
+        origins: what is looked at instead while no key is required.
         open_paths: how the paths begin that need no key and have no rate.
     """
 
     def __init__(
-        self, app: ASGIApp, *, ring: KeyRing, rates: RateLimits, metrics: Metrics, open_paths: tuple[str, ...]
+        self,
+        app: ASGIApp,
+        *,
+        ring: KeyRing,
+        origins: OriginRules,
+        rates: RateLimits,
+        metrics: Metrics,
+        open_paths: tuple[str, ...],
     ) -> None:
         self.app = app
         self.ring = ring
+        self.origins = origins
         self.rates = rates
         self.metrics = metrics
         self.open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not is_open(scope["path"], self.open_paths):
+        if scope["type"] == "http":
             try:
                 await self._check(scope)
-            except (NotAuthenticatedError, MissingScopeError, RateLimitedError) as error:
+            except ServiceError as error:
                 self.metrics.request_refused(error.type)
                 await problem_response(error)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
     async def _check(self, scope: Scope) -> None:
-        key = self._key_of(scope) if self.ring.is_required else None
+        needs_key = self.ring.is_required
+        if not needs_key:
+            self.origins.check(scope)
+        if is_open(scope["path"], self.open_paths):
+            return
+        key = self._key_of(scope) if needs_key else None
         if key is not None:
             scope.setdefault("state", {})[KEY_STATE] = key
             structlog.contextvars.bind_contextvars(key_id=key.id)

@@ -6,14 +6,20 @@ from service.api.access import is_open
 from service.api.adapters.documented import error_responses
 from service.api.adapters.error_shapes import shape_below
 from service.api.responses import problem_responses
-from service.errors import MissingScopeError, NotAuthenticatedError, RateLimitedError
+from service.errors import (
+    ForeignPageError,
+    MissingScopeError,
+    NotAuthenticatedError,
+    RateLimitedError,
+    UnknownHostError,
+)
 
 SCHEMES: dict[str, Any] = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key of `semicap keys create`."},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
 }
 
-_REFUSALS = (NotAuthenticatedError, MissingScopeError, RateLimitedError)
+_REFUSALS = (NotAuthenticatedError, MissingScopeError, ForeignPageError, UnknownHostError, RateLimitedError)
 _WITH_A_KEY: list[dict[str, list[str]]] = [{name: []} for name in SCHEMES]
 _OR_WITHOUT: list[dict[str, list[str]]] = [{}]
 

@@ -13,6 +13,7 @@ from service.api.middleware import (
     RequestContextMiddleware,
     StoppingMiddleware,
 )
+from service.api.origins import OriginRules
 from service.errors import CommandError
 from service.key_ring import KeyRing
 from service.lifecycle import Lifecycle
@@ -43,7 +44,12 @@ def middleware_stack(
         *_tracing(tracer_provider),
         *_cross_origin(settings),
         Middleware(
-            AccessMiddleware, ring=ring, rates=rates, metrics=metrics, open_paths=open_paths(settings)
+            AccessMiddleware,
+            ring=ring,
+            origins=OriginRules.of(settings),
+            rates=rates,
+            metrics=metrics,
+            open_paths=open_paths(settings),
         ),
         Middleware(
             BodyLimitMiddleware,

@@ -97,6 +97,7 @@ def _environment(settings: Settings, url: str) -> dict[str, str]:
     environment = {
         "SEMICAP_REDIS_URL": url,
         "SEMICAP_DATA_DIR": str(settings.data_dir),
+        "SEMICAP_OPEN_ACCESS": str(settings.open_access),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
     }
     if settings.checkpoint is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.api.access import OPEN_PATHS, client_network, wanted_scopes
-from service.errors import CommandError
+from service.api.origins import OriginRules
+from service.errors import CommandError, UnknownHostError
 from service.keys import KeyStore, Scope
 from service.open_address import check_open_address
 from service.server import server_config
@@ -209,6 +211,103 @@ def test_other_origins_are_not_answered_unless_named(closed: TestClient, client:
     assert other.status_code == 400
     refused = closed.post("/v1/captions", content=PHOTO, headers={**JPEG, "Origin": ORIGIN})
     assert (refused.status_code, refused.headers["Access-Control-Allow-Origin"]) == (401, ORIGIN)
+
+
+EVIL = "https://evil.example"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": EVIL},
+        {"Origin": EVIL, "Sec-Fetch-Site": "cross-site"},
+        {"Origin": "http://testserver:3000"},  # another service of this machine
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/captions", "/v1/models/semicap-small/activate", "/v1/models/rollback"])
+def test_page_of_another_site_changes_and_computes_nothing(
+    client: TestClient, path: str, headers: dict[str, str]
+) -> None:
+    answer = client.post(path, content=b"{}", headers={"Content-Type": "text/plain", **headers})
+    assert (answer.status_code, answer.json()["type"]) == (403, "urn:semicap:problem:foreign-page")
+    assert "SEMICAP_CORS_ORIGINS" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": "http://testserver"},
+        {"Origin": "http://testserver", "Sec-Fetch-Site": "same-origin"},
+        {"Origin": "https://behind.a.proxy", "Sec-Fetch-Site": "same-origin"},
+        {"Sec-Fetch-Site": "none"},
+    ],
+)
+def test_own_page_and_clients_that_are_no_page_are_answered(
+    client: TestClient, headers: dict[str, str]
+) -> None:
+    assert client.post("/v1/captions", content=PHOTO, headers={**JPEG, **headers}).status_code == 200
+
+
+@pytest.mark.parametrize("named", [ORIGIN, "*"])
+def test_page_that_the_operator_has_named_is_answered(
+    make_client: MakeClient, tmp_path: Path, named: str
+) -> None:
+    open_to_one = make_client(data_dir=tmp_path, cors_origins=named)
+    headers = {**JPEG, "Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"}
+    assert open_to_one.post("/v1/captions", content=PHOTO, headers=headers).status_code == 200
+
+
+def test_where_keys_are_required_the_key_decides(closed: TestClient, secrets: dict[str, str]) -> None:
+    headers = {**JPEG, **bearer(secrets["caption"]), "Origin": EVIL, "Host": "captions.example.org"}
+    assert closed.post("/v1/captions", content=PHOTO, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/docs", "/metrics", "/health/live"])
+def test_page_cannot_reach_the_service_by_a_name_of_its_own(client: TestClient, path: str) -> None:
+    answer = client.get(path, headers={"Host": "rebind.attacker.example:8000"})
+    assert (answer.status_code, answer.json()["type"]) == (403, "urn:semicap:problem:unknown-host")
+    assert "SEMICAP_HOSTS" in answer.json()["detail"]
+
+
+KNOWN_HOSTS = (
+    "127.0.0.1:8000",
+    "[::1]:8000",
+    "[::ffff:127.0.0.1]",
+    "192.0.2.1",
+    "localhost:8000",
+    "LOCALHOST.",
+    "app.localhost",
+    "api:8000",
+    "host.docker.internal:8000",
+)
+
+
+@pytest.mark.parametrize("host", KNOWN_HOSTS)
+def test_addresses_and_names_that_nobody_else_can_have_are_known(client: TestClient, host: str) -> None:
+    assert client.get("/v1/models", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "host", "is_known"),
+    [
+        ({"hosts": "captions.example.org, photos.lan"}, "Photos.LAN:8000", True),
+        ({"hosts": "captions.example.org"}, "photos.lan", False),
+        ({"hosts": "*"}, "photos.lan", True),
+        ({"open_access": True}, "photos.lan", True),
+        ({"open_access": True, "hosts": "localhost"}, "photos.lan", False),
+        ({"open_access": True, "hosts": "localhost"}, "api:8000", True),
+    ],
+)
+def test_operator_says_by_which_names_the_service_is_called(
+    settings: dict[str, Any], host: str, is_known: bool
+) -> None:
+    rules = OriginRules.of(Settings(**settings))
+    scope = {"method": "GET", "headers": [(b"host", host.encode())]}
+    with nullcontext() if is_known else pytest.raises(UnknownHostError):
+        rules.check(scope)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])

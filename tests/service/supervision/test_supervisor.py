@@ -12,6 +12,7 @@ import pytest
 
 from service.errors import CommandError
 from service.settings import Settings
+from service.supervision.child import Program
 from service.supervision.serve import run_service
 from tests.service.supervision.test_children import is_alive, wait_for
 
@@ -138,3 +139,24 @@ def test_second_service_on_a_data_folder_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="SEMICAP_DATA_DIR"):
         run_service(Settings(data_dir=tmp_path, port=0))
     first.communicate("")
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_api_is_told_whether_others_may_be_answered(
+    is_open: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Program] = []
+
+    class NothingRuns:
+        def __init__(self, *, api: Program, **others: object) -> None:
+            started.append(api)
+
+        def run(self) -> int:
+            return 0
+
+    monkeypatch.setattr("service.supervision.serve.Supervisor", NothingRuns)
+    given = Settings(data_dir=tmp_path, port=0, redis_url="redis://none", open_access=is_open)
+    assert run_service(given) == 0
+    for name, value in started[0].environment.items():
+        monkeypatch.setenv(name, value)
+    assert Settings().open_access == is_open
