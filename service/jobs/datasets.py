@@ -74,10 +74,11 @@ class DatasetWriter:
             self._write_items()
 
     def reject(self, name: str, error: ServiceError) -> None:
-        """Notes a file that is left out, and why."""
+        """Notes a file that is left out, and why; a name that cannot be shown as it is in ASCII."""
         self._num_rejected += 1
         if len(self._rejected) < MAX_LISTED_REJECTIONS:
-            self._rejected.append(Rejected(name=name[:1024], problem=problem_of(error)))
+            shown = name[:1024] if name and is_unicode(name) else ascii(name[:1024])
+            self._rejected.append(Rejected(name=shown, problem=problem_of(error)))
 
     def finish(self) -> Dataset:
         """Makes the dataset visible.
@@ -207,6 +208,15 @@ def fingerprint(dataset: Dataset, item: Item) -> list[int] | None:
 def is_id(text: str) -> bool:
     """Whether a text from outside may be part of a key."""
     return len(text) <= 64 and text.replace("-", "").isalnum() and text.isascii()
+
+
+def is_unicode(name: str) -> bool:
+    """Whether a file's name was UTF-8; Python has surrogates for the bytes of one that was not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def image_key(sha256: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from service.errors import FileLeftOutError, FolderNotAllowedError, InvalidDatasetError, UnreadableFileError
-from service.jobs.datasets import DatasetWriter
+from service.jobs.datasets import DatasetWriter, is_unicode
 from service.jobs.documents import Dataset, Item
 from service.jobs.store import ArtifactStore
 from service.offline.photo_files import EXTENSIONS
@@ -26,8 +26,8 @@ def dataset_of_folder(folder: str, *, store: ArtifactStore, roots: Sequence[Path
         if not path.resolve().is_relative_to(root):
             writer.reject(name, FileLeftOutError("a link that leads out of the folder"))
             continue
-        if not _is_unicode(name):
-            writer.reject(ascii(name), FileLeftOutError("its name is not UTF-8; rename it"))
+        if not is_unicode(name):
+            writer.reject(name, FileLeftOutError("its name is not UTF-8; rename it"))
             continue
         try:
             facts = path.stat()
@@ -61,11 +61,3 @@ def _photos_below(root: Path) -> Iterator[Path]:
         for name in sorted(files):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:  # noqa: PTH122
                 yield Path(parent) / name
-
-
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -18,7 +18,7 @@ from service.errors import (
 from service.image_formats import recognised_format
 from service.jobs.archive_members import Member, file_itself, members_of
 from service.jobs.dataset_captions import CAPTIONS_FILE
-from service.jobs.datasets import DatasetWriter
+from service.jobs.datasets import DatasetWriter, is_unicode
 from service.offline.photo_files import EXTENSIONS
 
 ARCHIVES = ("application/zip", "application/x-zip-compressed", "application/x-tar", "application/gzip")
@@ -123,8 +123,12 @@ def _name_problem(name: str) -> ServiceError | None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or _DRIVE.match(name) or "\0" in name:
         return FileLeftOutError("its name leads out of the archive")
+    if not path.name:
+        return FileLeftOutError(f"{name!a} names no file")
     if len(name) > 1024:
         return FileLeftOutError("its name has more than 1024 characters")
+    if not is_unicode(name):
+        return FileLeftOutError(f"its name {name!a} is not UTF-8; rename it")
     if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
         return FileLeftOutError("a hidden file")
     if path.suffix.lower() in _ARCHIVE_SUFFIXES:

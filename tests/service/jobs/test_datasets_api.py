@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.api.uploading import spool_forms
+from service.jobs.tar_stream import tar_of
 from service.settings import Settings
 from tests.service import pictures
 from tests.service.jobs.conftest import photo, photo_folder
@@ -18,6 +19,19 @@ def test_form_may_mix_photos_and_archives(client: TestClient) -> None:
     files = [("file", ("a.jpg", photo(99))), ("file", ("b.zip", archive(2)))]
     answer = client.post("/v1/datasets", files=files)
     assert (answer.status_code, answer.json()["items"]) == (201, 3)
+
+
+def test_file_of_a_form_that_has_no_name_for_its_caption_is_left_out(client: TestClient) -> None:
+    files = [("file", (".", photo(98))), ("file", ("a.jpg", photo(99)))]
+    answer = client.post("/v1/datasets", files=files)
+    assert (answer.status_code, answer.json()["items"], answer.json()["num_rejected"]) == (201, 1, 1)
+
+
+def test_folder_is_taken_without_the_file_whose_name_is_not_utf8(client: TestClient) -> None:
+    tar = b"".join(tar_of(iter([("\udcff.jpg", photo(1)), ("a.jpg", photo(2))])))  # as semicap jobs packs it
+    answer = client.post("/v1/datasets", content=tar, headers={"Content-Type": "application/x-tar"})
+    assert (answer.status_code, answer.json()["items"]) == (201, 1)
+    assert answer.json()["rejected"][0]["file_name"] == "'\\udcff.jpg'"
 
 
 def test_form_that_cannot_be_read_or_has_no_photo_says_so(client: TestClient) -> None:

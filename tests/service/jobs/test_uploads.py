@@ -168,6 +168,29 @@ def test_damage_inside_a_zip_costs_what_it_hits(store: ArtifactStore, cut: int) 
         ingested(store, ("c.zip", whole[:-cut]))
 
 
+def test_names_that_are_none_or_not_utf8_are_named_and_the_others_taken(store: ArtifactStore) -> None:
+    nameless = zipped((zipfile.ZipInfo(""), photo(3)), ("a.jpg", photo(4)))
+    members = [("caf\udce9.jpg", photo(1)), ("good.jpg", photo(2))]
+    latin = b"".join(tar_of(iter(members)))
+    dataset = ingested(
+        store, ("n.zip", nameless), ("l.tar", latin), (".", photo(5)), ("\udcff.jpg", photo(6))
+    )
+    assert names(store, dataset) == ["a.jpg", "good.jpg"]
+    assert reasons(dataset) == {
+        "''": "'' names no file",
+        "'caf\\udce9.jpg'": "its name 'caf\\udce9.jpg' is not UTF-8; rename it",
+        ".": "'.' names no file",
+        "'\\udcff.jpg'": "its name '\\udcff.jpg' is not UTF-8; rename it",
+    }
+
+
+def test_link_of_a_tar_whose_name_is_not_utf8_is_named(store: ArtifactStore) -> None:
+    link = tarfile.TarInfo("\udce9.jpg")
+    link.type, link.linkname = tarfile.SYMTYPE, "good.jpg"
+    tar = link.tobuf(tarfile.PAX_FORMAT) + b"".join(tar_of(iter([("good.jpg", photo())])))
+    assert set(reasons(ingested(store, ("x.tar", tar)))) == {"'\\udce9.jpg'"}
+
+
 def test_upload_without_a_photo_says_what_was_in_it(store: ArtifactStore) -> None:
     with pytest.raises(InvalidDatasetError, match=r"no photo in it; the first of 1 left out: a\.txt"):
         ingested(store, ("c.zip", zipped(("a.txt", b"x"))))
