@@ -6,7 +6,7 @@ from service.errors import InvalidDatasetError, MissingScopeError
 from service.finetuning.settings import FEWEST_PHOTOS
 from service.jobs.dataset_captions import CAPTIONS_FILE, read_captions
 from service.jobs.documents import FinetuneJob, Webhook, now
-from service.jobs.idempotency import claim_job_id
+from service.jobs.idempotency import claimed_job_id
 from service.jobs.parts import JobParts
 from service.jobs.status import JobStatus
 from service.jobs.webhook import check_webhook
@@ -38,10 +38,13 @@ class FinetuneSubmission:
         base = self._models.find(asked.base or answering)
         if asked.webhook is not None:
             check_webhook(asked.webhook.url, self._settings)
-        jobs = self._parts.jobs
-        job_id, is_there = claim_job_id(jobs.archive, idempotency_key, asked.model_dump(mode="json"))
-        if is_there:
-            return jobs.status(job_id)
+        jobs, body = self._parts.jobs, asked.model_dump(mode="json")
+        with claimed_job_id(jobs.archive, idempotency_key, body) as (job_id, is_there):
+            if is_there:
+                return jobs.status(job_id)
+            return jobs.submit(self._job(job_id, asked, base=base.id))
+
+    def _job(self, job_id: str, asked: FinetuneRequest, *, base: str) -> FinetuneJob:
         if asked.replay_dataset is not None:
             self._check_replay(asked.replay_dataset)
         dataset = self._sources.named(asked)
@@ -49,18 +52,17 @@ class FinetuneSubmission:
             raise InvalidDatasetError(
                 f"the dataset has {dataset.num_items} photos; fine-tuning needs {FEWEST_PHOTOS}"
             )
-        job = FinetuneJob(
+        return FinetuneJob(
             id=job_id,
             created=now(),
             dataset=dataset.id,
             num_items=dataset.num_items,
-            base=base.id,
+            base=base,
             replay_dataset=asked.replay_dataset,
             settings=asked.settings.model_dump(),
             auto_activate=asked.auto_activate,
             webhook=Webhook(url=asked.webhook.url) if asked.webhook else None,
         )
-        return jobs.submit(job)
 
     def _check_replay(self, dataset_id: str) -> None:
         dataset = self._sources.known(dataset_id)

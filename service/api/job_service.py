@@ -22,7 +22,7 @@ from service.images import ImageLimits
 from service.jobs.archive import JobArchive, output_key
 from service.jobs.documents import CaptionJob, Dataset, Job, Webhook, chunk_items_for, now
 from service.jobs.events import JobEvents
-from service.jobs.idempotency import claim_job_id
+from service.jobs.idempotency import claimed_job_id
 from service.jobs.likeness import MAX_COMPARED
 from service.jobs.outputs import CAPTIONS, DUPLICATES, FILES, JSON_LINES, captioned, json_lines
 from service.jobs.parts import JobParts
@@ -58,10 +58,13 @@ class Submission:
             current.check_room(options)
         if asked.webhook is not None:
             check_webhook(asked.webhook.url, self._settings)
-        jobs = self._parts.jobs
-        job_id, is_there = claim_job_id(jobs.archive, idempotency_key, asked.model_dump(mode="json"))
-        if is_there:
-            return jobs.status(job_id)
+        jobs, body = self._parts.jobs, asked.model_dump(mode="json")
+        with claimed_job_id(jobs.archive, idempotency_key, body) as (job_id, is_there):
+            if is_there:
+                return jobs.status(job_id)
+            return jobs.submit(self._job(job_id, asked, self._dataset(asked), model=model))
+
+    def _dataset(self, asked: CaptionJobRequest) -> Dataset:
         dataset = self._sources.named(asked)
         if asked.write_to_folder and dataset.folder is None:
             raise InvalidRequestError("write_to_folder needs photos in a folder of the server, not an upload")
@@ -70,7 +73,7 @@ class Submission:
                 f"near-duplicates are looked for among {MAX_COMPARED} photos at most; "
                 f"the dataset has {dataset.num_items}"
             )
-        return jobs.submit(self._job(job_id, asked, dataset, model=model))
+        return dataset
 
     def _job(self, job_id: str, asked: CaptionJobRequest, dataset: Dataset, *, model: str) -> CaptionJob:
         return CaptionJob(

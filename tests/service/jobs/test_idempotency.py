@@ -1,12 +1,14 @@
 """Idempotency-Key over HTTP: the same request twice makes one job, a refused one leaves the key free."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
 from service.errors import StoreUnavailableError
-from service.jobs.idempotency import claim_job_id
+from service.jobs.idempotency import claimed_job_id
+from service.model_registry import ModelRegistry
 from tests.service.jobs.over_http import finish, job_parts, upload
 
 
@@ -38,7 +40,8 @@ def test_request_whose_first_is_not_done_is_409_then_taken_over(
         "duplicate_similarity": 0.95,
         "webhook": None,
     }
-    claimed, _ = claim_job_id(job_parts(client).jobs.archive, "half", body)
+    with claimed_job_id(job_parts(client).jobs.archive, "half", body) as (claimed, _):
+        pass  # as if its process had died here
     answer = client.post("/v1/jobs/captions", json=asked, headers={"Idempotency-Key": "half"})
     assert (answer.status_code, "Retry-After" in answer.headers) == (409, True)
     monkeypatch.setattr("service.jobs.idempotency.TAKEN_OVER_AFTER", timedelta(0))
@@ -63,3 +66,34 @@ def test_job_whose_first_request_failed_half_way_runs_when_it_is_asked_for_again
     jobs.keeper.look()
     finish(client)
     assert client.get(f"/v1/jobs/{answer.json()['id']}").json()["state"] == "succeeded"
+
+
+def test_refused_request_leaves_its_key_free(client: TestClient) -> None:
+    headers = {"Idempotency-Key": "refused"}
+    for _ in range(2):
+        answer = client.post("/v1/jobs/captions", json={"dataset": "ds-none"}, headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == (404, "urn:semicap:problem:dataset-not-found")
+    answer = client.post("/v1/jobs/captions", json={"dataset": upload(client, 2)["id"]}, headers=headers)
+    assert answer.status_code == 202
+    finish(client)
+
+
+def test_refused_finetune_leaves_its_key_free(
+    client: TestClient, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    base = ModelRegistry(job_parts(client).store, tmp_path).publish(tiny_checkpoint, origin="imported").id
+    headers = {"Idempotency-Key": "refused finetune"}
+    for dataset, problem in ((upload(client, 2)["id"], "invalid-dataset"), ("ds-none", "dataset-not-found")):
+        answer = client.post("/v1/jobs/finetunes", json={"dataset": dataset, "base": base}, headers=headers)
+        assert answer.json()["type"] == f"urn:semicap:problem:{problem}"
+
+
+def test_request_of_too_many_jobs_is_taken_when_there_is_room(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, headers = {"dataset": upload(client, 2)["id"]}, {"Idempotency-Key": "patient"}
+    with monkeypatch.context() as patch:
+        patch.setattr(job_parts(client).jobs, "_max_active", 0)
+        assert client.post("/v1/jobs/captions", json=asked, headers=headers).status_code == 429
+    assert client.post("/v1/jobs/captions", json=asked, headers=headers).status_code == 202
+    finish(client)
