@@ -12,6 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from service.api.inputs import content_type_of
 from service.errors import (
     InvalidDatasetError,
     InvalidRequestError,
@@ -77,7 +78,7 @@ class Uploads:
             self._running -= 1
 
     async def _read(self, request: Request) -> Dataset:
-        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        content_type = content_type_of(request)
         if content_type == "multipart/form-data":
             return await self._read_form(request)
         if content_type in (*ARCHIVES, "application/octet-stream") or content_type.startswith("image/"):

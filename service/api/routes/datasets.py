@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from service.api.dataset_schemas import DatasetInfo, PlaceDataset, dataset_info
 from service.api.dependencies import UseJobs
+from service.api.inputs import content_type_of
 from service.api.job_openapi import DATASET_BODY
 from service.api.responses import problem_responses
 from service.errors import (
@@ -66,7 +67,7 @@ async def create_dataset(request: Request, response: Response, jobs: UseJobs) ->
     Archives are read member by member; what is no photo, leads out of the archive or unpacks beyond the
     limits is left out and listed in `rejected`. A photo that is broken is kept: its job says what is wrong.
     """
-    if request.headers.get("content-type", "").startswith("application/json"):
+    if content_type_of(request) == "application/json":
         asked = _place_of(await request.body())
         dataset = await run_in_threadpool(jobs.sources.at, folder=asked.folder, uri=asked.uri)
     else:

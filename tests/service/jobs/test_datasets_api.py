@@ -66,6 +66,23 @@ def test_upload_may_be_larger_than_a_request_but_not_than_a_dataset(client: Test
     assert answer.status_code == 413
 
 
+@pytest.mark.parametrize(
+    "content_type", ["application/jsonl", "application/json-seq", "application/jsonx; a=b"]
+)
+def test_only_json_itself_is_read_as_json(client: TestClient, content_type: str) -> None:
+    body = b'{"folder": "' + bytes(200_000) + b'"}'  # beyond the limit of a request
+    answer = client.post("/v1/datasets", content=body, headers={"Content-Type": content_type})
+    assert answer.status_code == 415
+
+
+def test_json_is_known_however_its_type_is_written(client: TestClient) -> None:
+    for content_type in ("Application/JSON", "application/json ;charset=utf-8"):
+        headers = {"Content-Type": content_type}
+        answer = client.post("/v1/datasets", content=b'{"folder": "/etc"}', headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == (403, "urn:semicap:problem:folder-not-allowed")
+        assert client.post("/v1/datasets", content=bytes(200_000), headers=headers).status_code == 413
+
+
 def test_folder_of_the_server(client: TestClient, root: Path) -> None:
     folder = photo_folder(root / "holiday", good=3)
     answer = client.post("/v1/datasets", json={"folder": str(folder)})
