@@ -11,7 +11,7 @@ from fastapi_offline import FastAPIOffline
 from obstore.store import MemoryStore
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service import release
@@ -57,6 +57,8 @@ Errors are RFC 9457 problem documents with a stable `type`. An `X-Request-ID` th
 stands in the service's log.
 """
 
+
+_UNREADABLE_STATUS = 400
 
 DRAIN_GRACE_S = 5.0
 """On top of a request's deadline, before what is left on a retired engine is failed."""
@@ -200,6 +202,8 @@ async def _answer_invalid_request(request: Request, error: Exception) -> Respons
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    if error.status_code == _UNREADABLE_STATUS:
+        return problem_response(_why_unreadable(error.__cause__))
     if error.status_code == MethodNotAllowedError.status:
         allowed = dict(error.headers or {}).get("Allow", "")
         response = problem_response(
@@ -212,3 +216,12 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     return problem_response(
         NotFoundError(f"there is nothing at {request.url.path}; /docs lists what there is")
     )
+
+
+def _why_unreadable(cause: BaseException | None) -> ServiceError:
+    """FastAPI puts one answer in the place of whatever keeps it from reading a body; the client gets that."""
+    if isinstance(cause, ServiceError):
+        return cause
+    if isinstance(cause, ClientDisconnect):
+        raise cause
+    return InvalidRequestError("the body cannot be read; send JSON in UTF-8, nested less deeply")

@@ -1,5 +1,6 @@
 """What surrounds every request, as pure ASGI: id, timing, limits while the body streams, refusal on stop."""
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping
@@ -13,7 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.adapters.error_shapes import in_clients_shape
 from service.api.responses import problem_response
-from service.errors import QueueFullError, RequestTooLargeError, ServiceError, StoppingError
+from service.errors import (
+    QueueFullError,
+    RequestTimeoutError,
+    RequestTooLargeError,
+    ServiceError,
+    StoppingError,
+)
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 
@@ -130,12 +137,17 @@ class BodyLimitMiddleware:
     """Counts the body as it streams, so that neither one request nor all of them together fill the memory.
 
     Args:
-        spooled: paths whose bodies go to disk as they come, with their own limit in bytes.
+        max_s: seconds in which a body has to be there, from its request's head on.
+        spooled: paths whose bodies go to disk as they come, with their own limit in bytes; how long that may
+            take is up to what reads them.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, budget: BodyBudget, spooled: Mapping[str, int]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_bytes: int, max_s: float, budget: BodyBudget, spooled: Mapping[str, int]
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.max_s = max_s
         self.budget = budget
         self.spooled = spooled
 
@@ -146,7 +158,10 @@ class BodyLimitMiddleware:
             limit = self.spooled[scope["path"]]
             await self._counted(scope, receive, send, max_bytes=limit, budget=BodyBudget(limit, 0))
         else:
-            await self._counted(scope, receive, send, max_bytes=self.max_bytes, budget=self.budget)
+            timed = InTime(receive, send, limit_s=self.max_s)
+            await self._counted(
+                scope, timed.receive, timed.send, max_bytes=self.max_bytes, budget=self.budget
+            )
 
     async def _counted(
         self, scope: Scope, receive: Receive, send: Send, *, max_bytes: int, budget: BodyBudget
@@ -173,6 +188,35 @@ class BodyLimitMiddleware:
             await self.app(scope, receive_counted, send)
         finally:
             budget.give_back(held)
+
+
+class InTime:
+    """A request whose body has to come in time; what comes once the answer has begun need not."""
+
+    def __init__(self, receive: Receive, send: Send, *, limit_s: float) -> None:
+        self._receive = receive
+        self._send = send
+        self._limit_s = limit_s
+        self._end = asyncio.get_running_loop().time() + limit_s
+        self._is_over = False
+
+    async def receive(self) -> Message:
+        """Raises RequestTimeoutError when the body is late."""
+        try:
+            async with asyncio.timeout_at(None if self._is_over else self._end):
+                message = await self._receive()
+        except TimeoutError as error:
+            if self._is_over:  # the answer has begun meanwhile
+                return await self._receive()
+            raise RequestTimeoutError(
+                f"the request body did not arrive within {self._limit_s:g} s"
+            ) from error
+        self._is_over |= not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        self._is_over = True
+        await self._send(message)
 
 
 def _too_large(max_bytes: int) -> RequestTooLargeError:

@@ -54,6 +54,7 @@ def middleware_stack(
         Middleware(
             BodyLimitMiddleware,
             max_bytes=settings.max_request_bytes,
+            max_s=settings.body_timeout_s,
             budget=budget,
             spooled={"/v1/datasets": settings.max_dataset_bytes},
         ),

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from service.api.app import create_app
-from service.api.middleware import BodyBudget, RequestContextMiddleware
+from service.api.middleware import BodyBudget, InTime, RequestContextMiddleware
 from service.errors import BrokenImageError, QueueFullError
 from service.lifecycle import Lifecycle
 from service.log import configure_logging
@@ -25,6 +25,7 @@ from tests.service import pictures
 from tests.service.conftest import MakeClient, captions_scope, parts_of
 
 JPEG = {"Content-Type": "image/jpeg"}
+GIVEN_UP_S = 60
 
 
 def test_request_id_is_taken_and_returned(client: TestClient) -> None:
@@ -134,27 +135,90 @@ def test_unknown_path_and_wrong_method_are_problems(client: TestClient) -> None:
     assert wrong.json()["type"] == "urn:semicap:problem:method-not-allowed"
 
 
-def test_slow_body_gets_408(make_client: MakeClient) -> None:
-    client = make_client(body_timeout_s=0.05)
+BODIES = {
+    "/v1/captions": "image/jpeg",
+    "/v1/chat/completions": "application/json",
+    "/v1/datasets": "application/json",
+    "/v1/jobs/captions": "application/json",
+    "/v1/jobs/finetunes": "application/json",
+    "/v1/models/tiny/activate": "application/json",
+}
+
+
+@pytest.fixture(scope="module")
+def hasty(make_client: MakeClient, tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+    """An application that waits for no body, with jobs but without their broker."""
+    return make_client(
+        body_timeout_s=0.05, data_dir=tmp_path_factory.mktemp("hasty"), redis_url="redis://127.0.0.1:1"
+    )
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("begun", [b"", b"half"])
+def test_slow_body_gets_408(hasty: TestClient, path: str, begun: bytes) -> None:
     sent: list[Any] = []
 
     async def post_half() -> None:
+        pieces = [{"type": "http.request", "body": begun, "more_body": True}] if begun else []
+
         async def receive() -> Any:
-            if not sent:
-                sent.append("half")
-                return {"type": "http.request", "body": b"half", "more_body": True}
-            await asyncio.sleep(30)
+            if pieces:
+                return pieces.pop()
+            await asyncio.Event().wait()
 
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await client.app(captions_scope(client), receive, send)
+        scope = captions_scope(hasty) | {
+            "path": path,
+            "headers": [(b"content-type", BODIES[path].encode())],
+        }
+        async with asyncio.timeout(GIVEN_UP_S):
+            await hasty.app(scope, receive, send)
 
-    assert client.portal is not None
-    client.portal.call(post_half)
-    assert sent[1]["status"] == 408
-    assert json.loads(sent[2]["body"])["type"].endswith(":request-timeout")
-    assert parts_of(client).engine.depth == 0
+    assert hasty.portal is not None
+    hasty.portal.call(post_half)
+    assert sent[0]["status"] == 408
+    problem = json.loads(sent[1]["body"])
+    assert problem.get("type", problem.get("error", {}).get("code")).endswith(("request-timeout", "_timeout"))
+    assert parts_of(hasty).engine.depth == 0
+
+
+def test_what_comes_after_the_body_has_no_such_limit() -> None:
+    asked, sent = [{"type": "http.request", "body": b"x", "more_body": False}], list[Any]()
+
+    async def receive() -> Any:
+        if asked:
+            return asked.pop()
+        await asyncio.sleep(0.2)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def both() -> None:
+        timed = InTime(receive, send, limit_s=0.01)
+        assert (await timed.receive())["body"] == b"x"
+        assert (await timed.receive())["type"] == "http.disconnect"
+        unread = InTime(receive, send, limit_s=0.01)  # answered without its body
+        await unread.send({"type": "http.response.start"})
+        assert (await unread.receive())["type"] == "http.disconnect"
+
+    asyncio.run(both())
+    assert len(sent) == 1
+
+
+def test_body_over_the_limit_is_413_where_json_is_read_for_the_route(make_client: MakeClient) -> None:
+    client = make_client(max_request_bytes=1000)
+    answer = client.put("/v1/models/aliases/a", json={"model": 2000 * "x"})
+    assert (answer.status_code, answer.json()["type"]) == (413, "urn:semicap:problem:request-too-large")
+
+
+@pytest.mark.parametrize("body", [b"\xff", b"{", 100_000 * b"[", b'"\xff"'])
+def test_body_that_is_no_json_is_422(client: TestClient, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = client.put("/v1/models/aliases/a", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:semicap:problem:invalid-request")
 
 
 def test_log_lines_are_json_with_the_request_id(capsys: pytest.CaptureFixture[str]) -> None:
