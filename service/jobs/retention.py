@@ -41,9 +41,9 @@ class Retention:
         self._keep = keep
 
     def sweep(self) -> list[str]:
-        """Deletes what is too old; the names of what it deleted, each of them logged too."""
+        """Deletes what is too old, and what failed uploads left; the names of it, each of them logged too."""
         if self._keep == Keep():
-            return []
+            return self._sweep_datasets({})
         active = set(self._archive.active())
         ended = {
             job_id: finished
@@ -80,8 +80,6 @@ class Retention:
         return uses
 
     def _sweep_datasets(self, uses: dict[str, datetime]) -> list[str]:
-        if self._keep.datasets is None:
-            return []
         old = [one for one in self._datasets.ids() if self._is_old(one, uses.get(one))]
         for dataset_id in old:
             self._delete("dataset", dataset_id, [f"datasets/{dataset_id}"])

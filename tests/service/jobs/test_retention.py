@@ -6,6 +6,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import structlog
 
 from service.jobs.archive import output_key
@@ -98,14 +99,19 @@ def test_photo_that_is_uploaded_again_is_not_deleted_meanwhile(parts: JobParts, 
     assert parts.store.get(photos_of_content(0)) == photo(0)
 
 
-def test_what_a_failed_upload_left_goes(parts: JobParts, tmp_path: Path) -> None:
-    failed = uploaded(parts, 2)
+@pytest.mark.parametrize("keep", [{}, {"jobs": A_DAY}, {"datasets": A_DAY}])
+def test_what_a_failed_upload_left_goes_whatever_is_kept(
+    parts: JobParts, tmp_path: Path, keep: dict[str, timedelta]
+) -> None:
+    whole, failed = uploaded(parts, 1), uploaded(parts, 3)  # photo 0 is of both
     photos = photos_of(parts, failed.id)
     parts.store.delete([f"datasets/{failed.id}/dataset.json"])
-    assert sweep(parts, datasets=A_DAY) == [], "it may be on its way"
+    assert sweep(parts, **keep) == [], "it may be on its way"
     age(tmp_path)
-    assert sweep(parts, datasets=A_DAY) == [failed.id]
-    assert [parts.store.has(key) for key in photos] == [False, False]
+    used = job_on(whole)
+    parts.jobs.submit(used)
+    assert sweep(parts, **keep) == [failed.id]
+    assert [parts.store.has(key) for key in photos] == [True, False, False]
 
 
 def photos_of_content(number: int) -> str:
