@@ -223,10 +223,7 @@ class _Run:
         whole = self._archive.chunk(self._job.id, self._chunk)
         if whole is not None:
             return whole
-        if not self._folder.items.is_file():
-            return []
-        lines = self._folder.items.read_text(encoding="utf-8").splitlines()
-        return [ItemResult.model_validate_json(line) for line in lines]
+        return read_results(self._folder.items) if self._folder.items.is_file() else []
 
     def _phase(self) -> Phase:
         with suppress(OSError):
@@ -256,3 +253,9 @@ class _Run:
             return self._jobs.board.stopped(self._job.id)
         except BrokerUnavailableError:
             return self._archive.stop(self._job.id, self._attempt.number)
+
+
+def read_results(path: Path) -> list[ItemResult]:
+    """What the process has written of its photos."""
+    lines = path.read_bytes().splitlines()  # as text it would part names at other separators too
+    return [ItemResult.model_validate_json(line) for line in lines]

@@ -154,7 +154,7 @@ def _read(path: Path) -> bytes | None:
 def _read_notes(path: Path) -> dict[str, list[dict[str, str]]]:
     notes: dict[str, list[dict[str, str]]] = {}
     if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_bytes().splitlines():  # as text it would part names at other separators too
             try:
                 note = json.loads(line)
                 notes.setdefault(note["file_name"], []).append(note)

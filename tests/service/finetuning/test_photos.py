@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from service.finetuning.photos import Photo, fingerprint_of, split
+from service.finetuning.photos import Photo, fingerprint_of, split, write_results
+from service.finetuning.runner import read_results
+from service.jobs.documents import ItemResult
 
 
 def photos(count: int, *, first: int = 0) -> list[Photo]:
@@ -24,3 +26,10 @@ def test_a_tenth_is_held_out_within_bounds() -> None:
         train, held_out = split(photos(count), "salt")
         assert (len(train), len(held_out)) == (count - expected, expected)
         assert {one.number for one in train}.isdisjoint(one.number for one in held_out)
+
+
+def test_results_of_any_name_are_read_as_they_were_written(tmp_path: Path) -> None:
+    names = ("one\u2028two.jpg", "a\x85b\u2029c.jpg", "d\re\nf.jpg")
+    results = [ItemResult(item=n, file_name=name, outcome="used") for n, name in enumerate(names)]
+    write_results(results, tmp_path / "items.jsonl")
+    assert read_results(tmp_path / "items.jsonl") == results

@@ -1,6 +1,7 @@
 """Folders of the server: only what the operator allows, and a person's text stays."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -151,6 +152,21 @@ def test_a_persons_text_is_kept_to_the_byte(
             "a second end of the same job, as after a kill"
         )
     assert (folder / "0000.txt").read_bytes() == expected
+
+
+def test_text_of_a_photo_with_a_line_separator_in_its_name_is_known_as_a_machines(
+    parts: JobParts, tmp_path: Path
+) -> None:
+    folder = photo_folder(tmp_path / "photos", good=1)
+    (folder / "0000.jpg").rename(folder / "one\u2028two\x85.jpg")
+    text = folder / "one\u2028two\x85.txt"
+    text.write_text("a machine's\n")
+    note = {"file_name": "one\u2028two\x85.jpg", "sha256": _sha256("a machine's\n"), "job": "earlier"}
+    (folder / ".semicap.jsonl").write_text(json.dumps(note, ensure_ascii=False) + "\n")
+    job = job_on(dataset_of(parts, folder), writes_to_folder=True, policy="overwrite-machine")
+    parts.jobs.submit(job)
+    InlineWorker(parts).do_all()
+    assert text.read_text() == "a picture of 8 by 8\n"
 
 
 def test_photos_of_one_stem_have_texts_of_their_own_also_after_a_retry(
