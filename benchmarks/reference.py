@@ -32,8 +32,9 @@ from training import distributed
 from training.config import Places, SupervisedConfig, UnsupervisedConfig
 from training.data import Problems
 from training.folders import METADATA
-from training.loop import Losses, Stage, train
+from training.loop import train
 from training.run import read_step
+from training.stage import Losses, Stage
 from training.supervised import build_supervised, starting_point
 from training.unsupervised import build_unsupervised
 

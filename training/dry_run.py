@@ -27,8 +27,9 @@ from training.data import Problems
 from training.disk import WriteError, free_bytes
 from training.inputs import check_inputs
 from training.joint import build_joint
-from training.loop import RESULT, STATES, Stage, TrainingDivergedError, train
+from training.loop import RESULT, STATES, TrainingDivergedError, train
 from training.shards import UNREADABLE_INDEX
+from training.stage import Stage
 from training.state import KEPT_STATES
 from training.supervised import build_supervised, starting_point
 from training.text import build_text

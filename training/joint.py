@@ -16,7 +16,7 @@ from training.data import CaptionedImages, Problems, sample_rows
 from training.features import FeatureStore, normalised
 from training.labelled import captions_loss, draw_captions, encode_captions
 from training.lazy import Chosen
-from training.loop import Losses, TrainingResult, train
+from training.loop import TrainingResult, train
 from training.losses import contrastive_loss
 from training.metrics import encode_texts
 from training.optim import freeze
@@ -24,6 +24,7 @@ from training.pixels import cached_pixels
 from training.retrieval import caption_to_image_recall
 from training.shards import ShardedArrays
 from training.sources import read_captioned_sources
+from training.stage import Losses
 from training.starting import Origin, check_clip_can_be_saved, from_checkpoint, write_with_clip
 from training.text import TextLosses, read_groups
 from training.validation import Validation

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from training import distributed
 from training.autocast import autocast
@@ -20,6 +18,7 @@ from training.disk import WriteError, writing
 from training.journal import Journal, open_journal
 from training.optim import WeightAverage, build_optimizer, largest, lr_share, optimized
 from training.order import batch_rows, generator_at, seed_at, total_steps
+from training.stage import Losses, Stage
 from training.state import Counters, ResumeError, restore_state, save_state, states
 from training.toml_reader import TrainingConfigError
 
@@ -28,48 +27,6 @@ STATES, RESULT = "states", "model"
 
 class TrainingDivergedError(RuntimeError):
     """The loss or its gradient is no longer a number; the last good state is on disk."""
-
-
-@dataclass(frozen=True)
-class Losses:
-    """What a stage says of one batch.
-
-    Args:
-        total: scalar to minimise.
-        parts: named scalars for the log.
-    """
-
-    total: Tensor
-    parts: Mapping[str, Tensor]
-
-
-class Stage(Protocol):
-    """What the loop needs to know of a stage.
-
-    Args:
-        name: shown beside the progress bar.
-        module: parameters with requires_grad learn; nothing else is saved.
-        items: training images; a batch is some of their rows.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def module(self) -> nn.Module: ...
-    @property
-    def items(self) -> int: ...
-
-    def losses(self, rows: np.ndarray, *, done: float, generator: torch.Generator) -> Losses:
-        """The mean losses of some images; `done` is the share of training behind us, 0..1."""
-
-    def evaluate(self) -> dict[str, float]:
-        """Figures on validation data; empty without any."""
-
-    def samples(self) -> list[str]:
-        """A few lines that show a person what has been learnt."""
-
-    def write_result(self, folder: Path, *, step: int) -> None:
-        """Writes the present weights as something that other commands read."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from training import distributed
 from training.config import Places, SupervisedConfig
 from training.data import Problems
 from training.labelled import CaptionPairs, captions_loss, read_pairs
-from training.loop import Losses, TrainingResult, train
+from training.loop import TrainingResult, train
 from training.order import seed_at
 from training.self_critical import SelfCritical
+from training.stage import Losses
 from training.starting import Origin, choose_what_learns, from_checkpoint, from_shape
 from training.validation import Validation, check_best_by, read_validation
 

@@ -17,11 +17,12 @@ from training.config import Places, TextConfig
 from training.config_parts import DataConfig
 from training.data import Problems, read_caption_groups
 from training.labelled import captions_loss, draw_captions, encode_texts
-from training.loop import Losses, TrainingResult, train
+from training.loop import TrainingResult, train
 from training.losses import contrastive_loss
 from training.optim import freeze
 from training.order import seed_at
 from training.sources import read_captioned_sources
+from training.stage import Losses
 from training.starting import Origin, check_clip_can_be_saved, from_shape, write_with_clip
 from training.towers import new_towers
 

@@ -16,13 +16,14 @@ from training.data import Images, Problems, sample_rows
 from training.estimators import Estimate, build_estimator
 from training.features import FeatureStore, cached_features
 from training.labelled import CaptionPairs, captions_loss, read_labelled, read_pairs
-from training.loop import Losses, TrainingResult, train
+from training.loop import TrainingResult, train
 from training.losses import kl_to_reference, length_excess, repetition
 from training.rewards import ClipRewards
 from training.rollout import Rollout, without_dropout
 from training.sampling import Sampler
 from training.self_critical import SelfCritical
 from training.sources import read_image_sources
+from training.stage import Losses
 from training.starting import Origin, choose_what_learns, from_checkpoint
 from training.toml_reader import TrainingConfigError
 from training.validation import Validation, check_best_by, read_validation

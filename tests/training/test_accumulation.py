@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from tests.training.toy_stage import LOOP, OPTIM, ToyStage
-from training.loop import Losses, train
+from training.loop import train
+from training.stage import Losses
 
 
 class PlainStage(ToyStage):

@@ -17,8 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.training.toy_stage import LOOP, OPTIM, ToyStage, run
 from training import state
 from training.journal import CURVES, LOG
-from training.loop import RESULT, STATES, Losses, TrainingDivergedError, train
+from training.loop import RESULT, STATES, TrainingDivergedError, train
 from training.optim import WeightAverage
+from training.stage import Losses
 from training.state import ResumeError
 from training.toml_reader import TrainingConfigError
 

@@ -20,7 +20,7 @@ from training.data import Problems
 from training.evaluate import evaluation_features, write_captions
 from training.folders import read_captioned_images
 from training.labelled import CaptionPairs
-from training.loop import Losses
+from training.stage import Losses
 from training.supervised import SupervisedStage, run_supervised
 from training.toml_reader import config_from
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.config_parts import LoopConfig, OptimConfig
-from training.loop import Losses, TrainingResult, train
+from training.loop import TrainingResult, train
+from training.stage import Losses
 
 OPTIM = OptimConfig(lr=0.02, warmup_steps=3)
 LOOP = LoopConfig(epochs=4, batch_size=4, accumulate=2, save_every=3, average_decay=0.9, evaluate_every=4)
