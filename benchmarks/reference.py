@@ -129,7 +129,12 @@ def _run_stage(arguments: argparse.Namespace, work: Path) -> Mapping[str, Any]:
     _, config = read_step(arguments.stage, arguments.overrides)
     assert isinstance(config, SupervisedConfig | UnsupervisedConfig)
     loop = replace(
-        config.loop, max_steps=arguments.steps, batch_size=arguments.images, evaluate_every=0, best_by=""
+        config.loop,
+        max_steps=arguments.steps,
+        batch_size=arguments.images,
+        evaluate_every=0,
+        best_by="",
+        patience=0,
     )
     config = replace(config, loop=loop, data=replace(config.data, validation=""))
     places = Places(work / "data", work / "runs" / arguments.stage.stem)

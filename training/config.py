@@ -8,6 +8,7 @@ from typing import Literal
 from models.manifest import SECOND_SCORER
 from training.config_parts import (
     SHIPPED,
+    TOO_FEW_SAMPLES,
     AugmentConfig,
     CaptionerShape,
     DataConfig,
@@ -26,6 +27,19 @@ from training.toml_reader import part, setting
 RUNS = "runs:"
 """Begins the name of a data source that another step has made."""
 
+NO_UNLABELLED = ("unlabelled", "max_unlabelled", "disjoint")
+CAPTIONS_ALONE = (
+    *NO_UNLABELLED,
+    "max_labelled",
+    "split_seed",
+    "validation",
+    "max_validation",
+    "views",
+    "workers",
+)
+NO_EVALUATION = ("evaluate_every", "sample_every", "best_by", "start_may_win", "patience")
+"""Settings that nothing in some stages reads, so that they are refused there instead of doing nothing."""
+
 # fmt: off
 # ruff: noqa: E501 - a field is one line with its unit and source; setting() and part() are dataclasses.field
 
@@ -34,7 +48,7 @@ RUNS = "runs:"
 class TokenizerConfig:
     """A byte-pair vocabulary in CLIP's format, learnt from captions."""
 
-    data: DataConfig = part(DataConfig)
+    data: DataConfig = part(DataConfig, unread=CAPTIONS_ALONE)
     num_merges: int = setting(8000, "merges to learn; the vocabulary has 514 more ids (bytes, specials)", low=0, high=48894)
     min_count: int = setting(2, "a pair seen less often is not merged", low=1)
 
@@ -54,11 +68,11 @@ class TextConfig:
     temperature: float = setting(0.05, "softmax temperature of that", low=1e-3)
     noise: float = setting(0.5, "expected length of the noise on the unit embedding", low=0.0)
     label_smoothing: float = setting(0.1, "share of the target given to the rest of the vocabulary", low=0.0, high=0.9)
-    data: DataConfig = part(DataConfig)
+    data: DataConfig = part(DataConfig, unread=CAPTIONS_ALONE)
     towers: TowersConfig = part(TowersConfig)
     model: CaptionerShape = part(CaptionerShape)
     optim: OptimConfig = part(OptimConfig, lr=1e-3)
-    loop: LoopConfig = part(LoopConfig, batch_size=256, precision="auto")
+    loop: LoopConfig = part(LoopConfig, unread=NO_EVALUATION, batch_size=256, precision="auto")
 
 
 @dataclass(frozen=True)
@@ -73,10 +87,10 @@ class JointConfig:
     captions_per_image: int = setting(2, "captions drawn for each image of a batch; they share its prefix", low=1)
     label_smoothing: float = setting(0.1, "share of the target given to the rest of the vocabulary", low=0.0, high=0.9)
     stored_dtype: Literal["float32", "float16"] = setting("float16", "of mapping and decoder in the checkpoint; float16 halves it")
-    data: DataConfig = part(DataConfig)
+    data: DataConfig = part(DataConfig, unread=(*NO_UNLABELLED, "views"))
     augment: AugmentConfig = part(AugmentConfig)
     text: TextReplayConfig = part(TextReplayConfig)
-    evaluation: EvaluationConfig = part(EvaluationConfig)
+    evaluation: EvaluationConfig = part(EvaluationConfig, unread=("second_scorer",))
     optim: OptimConfig = part(OptimConfig, lr=4e-4)
     loop: LoopConfig = part(LoopConfig, batch_size=96, precision="auto")
 
@@ -97,13 +111,17 @@ class SupervisedConfig:
     captions_per_image: int = setting(5, "captions drawn for each image of a batch; they share its prefix", low=1)
     label_smoothing: float = setting(0.1, "share of the target given to the rest of the vocabulary", low=0.0, high=0.9)
     stored_dtype: Literal["float32", "float16"] = setting("float16", "of mapping and decoder in the checkpoint; float16 halves it")
-    data: DataConfig = part(DataConfig)
+    data: DataConfig = part(DataConfig, unread=(*NO_UNLABELLED, "text"))
     model: CaptionerShape = part(CaptionerShape)
     lora: LoraConfig = part(LoraConfig)
-    rollout: RolloutConfig = part(RolloutConfig)
+    rollout: RolloutConfig = part(RolloutConfig, unread=("estimator", "gumbel_tau", "final_gumbel_tau"))
     evaluation: EvaluationConfig = part(EvaluationConfig)
     optim: OptimConfig = part(OptimConfig)
     loop: LoopConfig = part(LoopConfig)
+
+    def __post_init__(self) -> None:
+        if self.cider > 0 and self.rollout.has_too_few_samples:
+            raise ValueError(f"rollout.samples {TOO_FEW_SAMPLES} (cider is {self.cider})")
 
 
 @dataclass(frozen=True)
@@ -117,13 +135,17 @@ class UnsupervisedConfig:
     captions_per_image: int = setting(5, "captions drawn for each replayed image", low=1)
     label_smoothing: float = setting(0.0, "of the replay", low=0.0, high=0.9)
     stored_dtype: Literal["float32", "float16"] = setting("float16", "of mapping and decoder in the checkpoint; float16 halves it")
-    data: DataConfig = part(DataConfig)
+    data: DataConfig = part(DataConfig, unread=("text",))
     reward: RewardConfig = part(RewardConfig)
     rollout: RolloutConfig = part(RolloutConfig)
     lora: LoraConfig = part(LoraConfig)
     evaluation: EvaluationConfig = part(EvaluationConfig)
     optim: OptimConfig = part(OptimConfig, lr=3e-5)
     loop: LoopConfig = part(LoopConfig, batch_size=32)
+
+    def __post_init__(self) -> None:
+        if self.reward.replay_cider > 0 and self.rollout.has_too_few_samples:
+            raise ValueError(f"rollout.samples {TOO_FEW_SAMPLES} (reward.replay_cider is {self.reward.replay_cider})")
 
 
 @dataclass(frozen=True)
@@ -140,7 +162,7 @@ class PseudoConfig:
     captions_per_image: int = setting(5, "captions for each photo, at most", low=1, high=5)
     max_words: int = setting(14, "captions with more words are not used: they tell more of their own photo", low=3)
     device: str = setting("auto", "auto: a GPU if there is one, else the CPU; or torch's name of it")
-    data: DataConfig = part(DataConfig)
+    data: DataConfig = part(DataConfig, unread=("labelled", "max_labelled", "disjoint", "validation", "max_validation", "views"))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,10 @@ from training.toml_reader import part, setting
 SHIPPED = "shipped"
 """What a setting calls the second scorer that comes along."""
 
+TOO_FEW_SAMPLES = (
+    "must be at least 2: REINFORCE with baseline 'mean' compares an image's samples with each other"
+)
+
 # fmt: off
 # ruff: noqa: E501 - a field is one line with its unit and source; setting() and part() are dataclasses.field
 
@@ -69,6 +73,10 @@ class LoopConfig:
     start_may_win: bool = setting(True, "best_by also looks at the start, so that the result may be no different from it")
     average_decay: float = setting(0.0, "decay per step of a running average of weights, evaluated and saved in their place; 0: off", low=0.0, high=0.99999)
     patience: int = setting(0, "stop after this many evaluations without a better best_by; 0: never", low=0)
+
+    def __post_init__(self) -> None:
+        if self.patience > 0 and not self.best_by:
+            raise ValueError(f"patience is {self.patience}, which does nothing without loop.best_by")
 
 
 @dataclass(frozen=True)
@@ -193,7 +201,12 @@ class RolloutConfig:
     advantages: Literal["normalised", "raw"] = setting("normalised", "normalised: divided by their standard deviation over the batch, each reward by its own (reinforce)")
 
     def __post_init__(self) -> None:
-        if self.estimator == "reinforce" and self.baseline == "mean" and self.samples < 2:
-            raise ValueError("baseline 'mean' compares an image's samples: samples must be at least 2")
+        if self.estimator == "reinforce" and self.has_too_few_samples:
+            raise ValueError(f"samples {TOO_FEW_SAMPLES}")
+
+    @property
+    def has_too_few_samples(self) -> bool:
+        """For REINFORCE, which CIDEr-D always takes."""
+        return self.baseline == "mean" and self.samples < 2
 
 # fmt: on

@@ -31,9 +31,14 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-def part(kind: type[Any], doc: str = "", **defaults: Any) -> Any:
-    """A nested table; `defaults` are what this stage starts from instead of the table's own."""
-    return field(default_factory=lambda: kind(**defaults), metadata={"doc": doc, "defaults": defaults})
+def part(kind: type[Any], doc: str = "", *, unread: Sequence[str] = (), **defaults: Any) -> Any:
+    """A nested table; `defaults` are what this stage starts from instead of the table's own.
+
+    Args:
+        unread: the table's settings that nothing in this stage reads; only their defaults are taken.
+    """
+    metadata = {"doc": doc, "defaults": defaults, "unread": unread}
+    return field(default_factory=lambda: kind(**defaults), metadata=metadata)
 
 
 def read_config(kind: type[Config], path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -61,7 +66,7 @@ def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def config_from(kind: type[Config], values: Mapping[str, Any], *, source: str = "configuration") -> Config:
     """The dataclass that nested tables describe; raises as `read_config` does."""
     reader = _Reader(dotted_keys(kind))
-    config: Config = reader.read_table(kind, values, prefix="", defaults={})
+    config: Config = reader.read_table(kind, values, prefix="", table={})
     if reader.mistakes:
         raise TrainingConfigError(source, reader.mistakes)
     return config
@@ -76,25 +81,37 @@ class SettingLine:
     doc: str
 
 
-def setting_lines(kind: type[Any], prefix: str = "") -> list[SettingLine]:
-    """Every setting of a configuration with its default and its line of documentation."""
-    hints = get_type_hints(kind)
+def setting_lines(
+    kind: type[Any], prefix: str = "", *, table: Mapping[str, Any] | None = None
+) -> list[SettingLine]:
+    """Every setting that a configuration reads with its default and its line of documentation.
+
+    Args:
+        table: what `part` says of a nested table.
+    """
+    hints, table = get_type_hints(kind), table or {}
     lines: list[SettingLine] = []
     for item in fields(kind):
+        key = f"{prefix}{item.name}"
         if is_dataclass(hints[item.name]):
-            lines += setting_lines(hints[item.name], f"{prefix}{item.name}.")
-        else:
-            default = item.default_factory() if item.default_factory is not MISSING else item.default
-            doc = item.metadata.get("doc", "")
-            lines.append(
-                SettingLine(f"{prefix}{item.name}", "required" if default is MISSING else default, doc)
-            )
+            lines += setting_lines(hints[item.name], f"{key}.", table=item.metadata)
+        elif item.name not in table.get("unread", ()):
+            default = _default(item, table)
+            shown = "required" if default is MISSING else default
+            lines.append(SettingLine(key, shown, item.metadata.get("doc", "")))
     return lines
 
 
 def dotted_keys(kind: type[Any]) -> list[str]:
     """Every key a configuration knows, as `table.key`."""
     return [line.key for line in setting_lines(kind)]
+
+
+def _default(item: Field[Any], table: Mapping[str, Any]) -> Any:
+    """The value of a setting that is left out, MISSING if it is required; `table` is what `part` says."""
+    if item.name in table.get("defaults", {}):
+        return table["defaults"][item.name]
+    return item.default_factory() if item.default_factory is not MISSING else item.default
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -113,44 +130,56 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 
 class _Reader:
+    """Reads tables; a setting with a mistake keeps its default, so that what follows is still looked at."""
+
     def __init__(self, known_keys: list[str]) -> None:
         self.mistakes: list[str] = []
+        self._wrong_keys: list[str] = []
         self._known_keys = known_keys
 
-    def read_table(self, kind: type[Any], values: Any, *, prefix: str, defaults: Mapping[str, Any]) -> Any:
+    def read_table(self, kind: type[Any], values: Any, *, prefix: str, table: Mapping[str, Any]) -> Any:
+        """The dataclass, or None where a required setting has no value; `table` is what `part` says of it."""
         if not isinstance(values, Mapping):
-            self.mistakes.append(f"{prefix.rstrip('.')} must be a table, not {values!r}")
+            self._add(prefix.rstrip("."), f" must be a table, not {values!r}")
             return None
-        mistakes_before = len(self.mistakes)
         hints, items = get_type_hints(kind), {item.name: item for item in fields(kind)}
         for name in values:
             if name not in items:
                 self.mistakes.append(self._unknown(prefix + name))
-        read = dict(defaults)
+        read = {name: _default(item, table) for name, item in items.items()}
         for name, item in items.items():
-            if name in values:
-                read[name] = self._read_value(hints[name], item, values[name], key=prefix + name)
-            elif name not in read and item.default is MISSING and item.default_factory is MISSING:
-                self.mistakes.append(
-                    f"{prefix}{name} is missing: {item.metadata.get('doc', 'it has no default')}"
-                )
-        return self._build(kind, read, prefix) if len(self.mistakes) == mistakes_before else None
+            key = prefix + name
+            value = self._read_value(hints[name], item, values[name], key=key) if name in values else None
+            if name not in values and read[name] is MISSING:
+                self._add(key, f" is missing: {item.metadata.get('doc', 'it has no default')}")
+            elif name in table.get("unread", ()) and value not in (None, read[name]):
+                self._add(key, f" is {value!r}, and nothing in this stage reads it: leave it out")
+            elif value is not None:
+                read[name] = value
+        return None if MISSING in read.values() else self._build(kind, read, prefix)
 
     def _build(self, kind: type[Any], read: dict[str, Any], prefix: str) -> Any:
         try:
             return kind(**read)
-        except ValueError as error:
-            self.mistakes.append(f"{prefix.rstrip('.') or 'configuration'}: {error}")
+        except ValueError as error:  # of __post_init__; its text begins with a setting of the table
+            own = [key.removeprefix(prefix) for key in self._wrong_keys if key.startswith(prefix)]
+            if not any(key in str(error) for key in own):  # else it is about the default of a wrong setting
+                self.mistakes.append(f"{prefix}{error}")
             return None
 
+    def _add(self, key: str, mistake: str) -> None:
+        self._wrong_keys.append(key)
+        self.mistakes.append(key + mistake)
+
     def _read_value(self, hint: Any, item: Field[Any], value: Any, *, key: str) -> Any:
+        """The value as its type asks for, None if it cannot be."""
         if is_dataclass(hint):
             assert isinstance(hint, type)
-            return self.read_table(hint, value, prefix=f"{key}.", defaults=item.metadata.get("defaults", {}))
+            return self.read_table(hint, value, prefix=f"{key}.", table=item.metadata)
         try:
             read = _converted(hint, value)
         except TypeError as error:
-            self.mistakes.append(f"{key} is {value!r}; it must be {error}")
+            self._add(key, f" is {value!r}; it must be {error}")
             return None
         for number in read if isinstance(read, tuple) else [read]:
             self._check_range(number, item, key)
@@ -162,7 +191,7 @@ class _Reader:
             return
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             limits = f"at least {low}" if high is None else f"from {low} to {high}"
-            self.mistakes.append(f"{key} is {value}; it must be {limits}")
+            self._add(key, f" is {value}; it must be {limits}")
 
     def _unknown(self, key: str) -> str:
         nearest = difflib.get_close_matches(key, self._known_keys, n=1, cutoff=0.5)

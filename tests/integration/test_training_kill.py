@@ -61,7 +61,7 @@ text_layers = 1
 max_tokens = 12
 mapping = {{ kind = "mlp", prefix_length = 3 }}
 decoder = {{ width = 32, layers = 1, heads = 2, max_length = 40, dropout = 0.1 }}
-{LOOP}
+{LOOP.replace("evaluate_every = 15", "")}
 """
 JOINT = f"""
 stage = "joint"

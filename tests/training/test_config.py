@@ -1,10 +1,19 @@
 """Training configurations: all mistakes at once, overrides, documented settings, recipes that can be read."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from training.config import STAGES, SupervisedConfig, TextConfig, UnsupervisedConfig
+from training.config import (
+    STAGES,
+    JointConfig,
+    PseudoConfig,
+    SupervisedConfig,
+    TextConfig,
+    TokenizerConfig,
+    UnsupervisedConfig,
+)
 from training.run import read_step
 from training.toml_reader import TrainingConfigError, config_from, read_config, setting_lines
 
@@ -45,9 +54,80 @@ def test_unknown_choice_names_the_choices() -> None:
         config_from(UnsupervisedConfig, {"init": "x", "rollout": {"estimator": "gumbel"}})
 
 
-def test_settings_that_do_not_go_together_are_named_with_their_table() -> None:
-    with pytest.raises(TrainingConfigError, match=r"rollout: baseline 'mean' .*samples must be at least 2"):
-        config_from(UnsupervisedConfig, {"init": "x", "rollout": {"estimator": "reinforce", "samples": 1}})
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (UnsupervisedConfig, {"rollout": {"estimator": "reinforce", "samples": 1}}),
+        (UnsupervisedConfig, {"rollout": {"samples": 1}, "reward": {"replay_cider": 0.1}}),
+        (SupervisedConfig, {"rollout": {"samples": 1}, "cider": 0.5}),
+    ],
+)
+def test_a_sample_without_another_to_compare_it_with_is_refused_with_all_mistakes(
+    kind: type[Any], values: dict[str, Any]
+) -> None:
+    with pytest.raises(TrainingConfigError) as caught:
+        config_from(kind, {"init": "x", "optim": {"lr": 2.0}, **values})
+    assert len(caught.value.mistakes) == 2
+    assert "optim.lr is 2.0" in str(caught.value)
+    assert "rollout.samples must be at least 2: REINFORCE with baseline 'mean'" in str(caught.value)
+
+
+def test_one_sample_is_enough_against_the_greedy_caption() -> None:
+    rollout = {"samples": 1, "baseline": "greedy"}
+    assert config_from(SupervisedConfig, {"cider": 0.5, "rollout": rollout}).rollout.samples == 1
+
+
+def test_wrong_setting_is_not_told_again_by_what_does_not_go_with_its_default() -> None:
+    values = {"init": "x", "text": {"weight": 1.0}, "data": {"labelled": ["a"], "text": "captions.jsonl"}}
+    with pytest.raises(TrainingConfigError) as caught:
+        config_from(JointConfig, values)
+    assert [mistake.split()[0] for mistake in caught.value.mistakes] == ["data.text"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        (TokenizerConfig, "data.max_labelled", 5),
+        (TextConfig, "data.max_labelled", 5),
+        (TextConfig, "data.validation", "photos"),
+        (TextConfig, "loop.evaluate_every", 10),
+        (JointConfig, "evaluation.second_scorer", "nonexistent"),
+        (JointConfig, "data.views", ["bogus"]),
+        (JointConfig, "data.disjoint", True),
+        (PseudoConfig, "data.labelled", ["photos"]),
+        (SupervisedConfig, "data.unlabelled", ["photos"]),
+        (SupervisedConfig, "rollout.gumbel_tau", 0.5),
+        (UnsupervisedConfig, "data.text", ["captions.jsonl"]),
+    ],
+)
+def test_setting_that_the_stage_does_not_read_is_refused_with_all_mistakes(
+    kind: type[Any], key: str, value: object
+) -> None:
+    table, name = key.split(".")
+    needed = {"init": "x"} if kind in (JointConfig, UnsupervisedConfig) else {}
+    needed |= {"clip": "x"} if kind is PseudoConfig else {}
+    with pytest.raises(TrainingConfigError) as caught:
+        config_from(kind, {**needed, "unknown": 1, table: {name: value}})
+    assert len(caught.value.mistakes) == 2
+    assert f"{key} is " in str(caught.value)
+    assert "nothing in this stage reads it" in str(caught.value)
+    assert key not in [line.key for line in setting_lines(kind)]
+
+
+def test_setting_that_the_stage_does_not_read_may_have_its_default() -> None:
+    values = {"init": "x", "data": {"views": ["original", "flip"], "disjoint": False}}
+    assert config_from(JointConfig, values).data == JointConfig(init="x").data
+
+
+def test_patience_without_a_figure_is_refused() -> None:
+    with pytest.raises(TrainingConfigError, match=r"loop\.patience is 3, which does nothing without"):
+        config_from(SupervisedConfig, {"loop": {"patience": 3}})
+
+
+def test_settings_are_listed_with_the_stages_own_defaults() -> None:
+    listed = {line.key: line.default for line in setting_lines(TextConfig)}
+    assert listed["optim.lr"] == 1e-3
+    assert listed["loop.batch_size"] == 256
 
 
 def test_overrides_take_toml_values_and_bare_words(tmp_path: Path) -> None:

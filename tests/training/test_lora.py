@@ -77,7 +77,7 @@ def test_target_without_a_linear_layer_is_refused(captioner: Captioner) -> None:
 
 
 def test_unknown_target_in_a_configuration_is_refused() -> None:
-    with pytest.raises(TrainingConfigError, match="lora: targets has wte; it may have qkv, out, up, down"):
+    with pytest.raises(TrainingConfigError, match=r"lora\.targets has wte; it may have qkv, out, up, down"):
         config_from(SupervisedConfig, {"lora": {"targets": ["qkv", "wte"]}})
 
 
