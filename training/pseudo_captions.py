@@ -110,9 +110,10 @@ def _read_photos(
 
 
 def _name(file: ImageFile, root: Path) -> str:
-    if not isinstance(file, Path) or not file.is_relative_to(root):
+    """A photo's path from the data root; links stay as they are, since what they lead to may be elsewhere."""
+    if not isinstance(file, Path) or not file.absolute().is_relative_to(root.absolute()):
         raise DataError(f"{file} is no file below {root}; pseudo-captions are written for such photos only")
-    return file.relative_to(root).as_posix()
+    return file.absolute().relative_to(root.absolute()).as_posix()
 
 
 def _read_pool(

@@ -1,14 +1,15 @@
 """Data sources as settings name them: a folder, a caption file with a split, or webdataset shards."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.coco import read_captioned_json
-from training.data import CaptionedImages, Images, Problems
+from training.data import CaptionedImages, ImageFile, Images, Problems
 from training.folders import read_captioned_images, read_images
 from training.lazy import Joined, Mapped
-from training.webdataset import find_shards, read_captioned_shards, read_image_shards
+from training.webdataset import ShardImage, find_shards, read_captioned_shards, read_image_shards
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,13 @@ def read_image_sources(sources: Sequence[Source], problems: Problems) -> Images:
     """
     parts = [_read_images(source, problems) for source in sources]
     return parts[0] if len(parts) == 1 else _joined(parts, sources)
+
+
+def identity(file: ImageFile) -> str:
+    """The same for the same photo, whatever path or link it is reached by; a copy of it is another photo."""
+    if isinstance(file, ShardImage):
+        return f"{os.path.realpath(file.shard)}: {file.member}"
+    return os.path.realpath(str(file))
 
 
 def _read_captioned(source: Source, problems: Problems) -> CaptionedImages:

@@ -12,7 +12,7 @@ from models.image_features import ImageFeatures
 from training import distributed
 from training.config import Places, UnsupervisedConfig
 from training.config_parts import DataConfig
-from training.data import Images, Problems, sample_rows
+from training.data import DataError, Images, Problems, sample_rows
 from training.estimators import Estimate, build_estimator
 from training.features import FeatureStore, cached_features
 from training.labelled import CaptionPairs, captions_loss, read_labelled, read_pairs
@@ -22,7 +22,7 @@ from training.rewards import ClipRewards
 from training.rollout import Rollout, without_dropout
 from training.sampling import Sampler
 from training.self_critical import SelfCritical
-from training.sources import read_image_sources
+from training.sources import identity, read_image_sources
 from training.stage import Losses
 from training.starting import Origin, choose_what_learns, from_checkpoint
 from training.toml_reader import TrainingConfigError
@@ -169,9 +169,16 @@ def build_unsupervised(
 def _read_unlabelled(data: DataConfig, places: Places, problems: Problems) -> Images:
     images = read_image_sources(places.sources(data.unlabelled), problems)
     if data.disjoint:
-        labelled = {str(file) for file in read_labelled(data, places, problems).images.files}
-        images = images.select([row for row, file in enumerate(images.files) if str(file) not in labelled])
+        images = _without(read_labelled(data, places, problems).images, images)
     return images.select(sample_rows(len(images), count=data.max_unlabelled, seed=data.split_seed))
+
+
+def _without(labelled: Images, images: Images) -> Images:
+    known = set(map(identity, labelled.files))
+    rows = [row for row, file in enumerate(images.files) if identity(file) not in known]
+    if not rows:
+        raise DataError(f"data.disjoint leaves none of {len(images)} unlabelled photos: all are labelled")
+    return images.select(rows)
 
 
 def _frozen_copy(captioner: Captioner) -> Captioner:

@@ -71,6 +71,23 @@ def test_photos_get_captions_of_others_that_name_what_is_seen(step: Places, tmp_
         assert SCENES[name][1] not in record["captions"]
 
 
+@pytest.mark.parametrize("root", ["data", "link", "."])
+def test_photos_of_a_caption_file_are_named_from_the_data_root(
+    step: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    images = [{"id": number, "file_name": name} for number, name in enumerate(SCENES)]
+    annotations = [{"image_id": number, "caption": "a thing"} for number in range(len(SCENES))]
+    coco = step.data / "captions_photos.json"
+    coco.write_text(json.dumps({"images": images, "annotations": annotations}))
+    (tmp_path / "link").symlink_to("data")
+    monkeypatch.chdir(step.data if root == "." else tmp_path)
+    pseudo = PSEUDO.replace('["photos"]', '["captions_photos.json"]')
+    code, output = _train(replace(step, data=Path(root)), tmp_path, pseudo=pseudo)
+    assert code == 0, output
+    names = [json.loads(line)["file_name"] for line in (step.out / "metadata.jsonl").read_text().splitlines()]
+    assert names == [f"photos/{name}" for name in SCENES]
+
+
 def test_summary_counts_photos_and_things(step: Places, tmp_path: Path) -> None:
     assert _train(step, tmp_path)[0] == 0
     summary = json.loads((step.out / "summary.json").read_text())
@@ -146,9 +163,9 @@ def test_photos_of_a_result_are_found_from_the_data_root(step: Places, tmp_path:
     assert read_image_sources(sources[1:], Problems()).files[0].stat().st_size
 
 
-def _train(places: Places, folder: Path, *options: str) -> tuple[int, str]:
+def _train(places: Places, folder: Path, *options: str, pseudo: str = PSEUDO) -> tuple[int, str]:
     file = folder / "pseudo.toml"
-    file.write_text(PSEUDO)
+    file.write_text(pseudo)
     return _call("pseudo", str(file), "--data", str(places.data), "--out", str(places.out), *options)
 
 

@@ -1,6 +1,7 @@
 """Stage 2 on eight photos without captions: similarity rises, the guards hold, CLIP stays."""
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 from models.checkpoint import load_captioner
 from models.manifest import read_manifest
 from tests.tiny import tiny_clip
+from tests.training.conftest import SCENES
 from training.config import Places, SupervisedConfig, UnsupervisedConfig
-from training.data import Problems
+from training.data import DataError, Problems
 from training.supervised import run_supervised
 from training.toml_reader import TrainingConfigError, config_from
-from training.unsupervised import run_unsupervised
+from training.unsupervised import build_unsupervised, run_unsupervised
 
 SETTINGS: dict[str, Any] = {
     "init": "start/checkpoint",
@@ -168,6 +170,59 @@ def test_resumed_run_keeps_the_first_checkpoint_as_its_reference(places: Places)
 def test_captions_longer_than_clip_reads_are_refused_before_training(places: Places) -> None:
     with pytest.raises(TrainingConfigError, match="CLIP's text tower reads 30 words"):
         run_unsupervised(_config(rollout={"max_tokens": 31}), places, Problems(), resume=False)
+
+
+@pytest.mark.parametrize("root", ["data", "absolute", "link", "absolute link", "link/../data"])
+@pytest.mark.parametrize("unlabelled", ["photos", "captions_photos.json", "linked", "links"])
+@pytest.mark.parametrize("labelled", ["photos", "captions_photos.json", "linked"])
+def test_labelled_photos_are_told_apart_by_the_file_and_not_by_its_path(
+    places: Places, monkeypatch: pytest.MonkeyPatch, root: str, labelled: str, unlabelled: str
+) -> None:
+    base = places.data.parent
+    _write_coco(places.data)
+    (places.data / "linked").symlink_to("photos")
+    (places.data / "links").mkdir()
+    for photo in (places.data / "photos").glob("*.png"):
+        (places.data / "links" / f"link to {photo.name}").symlink_to(photo)
+    (base / "link").symlink_to("data")
+    monkeypatch.chdir(base)
+    absolute = {"absolute": base / "data", "absolute link": base / "link"}
+    reached = Places(absolute.get(root, Path(root)), places.out)
+    config = _config(
+        data={"labelled": [labelled], "unlabelled": [unlabelled], "max_labelled": 5, "disjoint": True}
+    )
+    stage = build_unsupervised(config, reached, Problems(), device=torch.device("cpu"))
+    assert stage.items == len(SCENES) - 5
+
+
+def test_photos_of_shards_are_told_apart_too(places: Places) -> None:
+    with tarfile.open(places.data / "photos.tar", "w") as shard:
+        for name, (_, caption) in SCENES.items():
+            shard.add(places.data / "photos" / name, name)
+            text = places.data / f"{Path(name).stem}.txt"
+            text.write_text(caption)
+            shard.add(text, text.name)
+    (places.data / "link.tar").symlink_to("photos.tar")
+    config = _config(
+        data={"labelled": ["link.tar"], "unlabelled": ["photos.tar"], "max_labelled": 5, "disjoint": True}
+    )
+    stage = build_unsupervised(config, places, Problems(), device=torch.device("cpu"))
+    assert stage.items == len(SCENES) - 5
+
+
+def test_nothing_left_beside_the_labelled_photos_is_said(places: Places) -> None:
+    config = _config(data={"labelled": ["photos"], "disjoint": True})
+    with pytest.raises(DataError, match=r"data\.disjoint leaves none of 8 unlabelled photos"):
+        run_unsupervised(config, places, Problems(), resume=False)
+
+
+def _write_coco(folder: Path) -> None:
+    """COCO captions of the photos in `photos`."""
+    images = [{"id": number, "file_name": name} for number, name in enumerate(SCENES)]
+    annotations = [
+        {"image_id": number, "caption": caption} for number, (_, caption) in enumerate(SCENES.values())
+    ]
+    (folder / "captions_photos.json").write_text(json.dumps({"images": images, "annotations": annotations}))
 
 
 def _config(**changes: Any) -> UnsupervisedConfig:
