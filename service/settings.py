@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.manifest import SECOND_SCORER
+from service.broker_url import check_broker_url
 from service.bucket_uri import plain_uri
 from service.errors import CommandError
 from service.rate_limits import check_rate
@@ -21,7 +22,7 @@ PILLOW_BOMB_LIMIT = 178_956_970
 class Settings(BaseSettings):
     """What an operator can change; each field is an environment variable with the prefix SEMICAP_."""
 
-    model_config = SettingsConfigDict(env_prefix="SEMICAP_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="SEMICAP_", frozen=True, hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 lets the system choose.")
@@ -252,6 +253,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"{uri!r} is not s3://bucket/prefix, gs://… or az://…")
         return value
 
+    _is_broker = field_validator("redis_url")(check_broker_url)
+
     @field_validator("rate_limit")
     @classmethod
     def _is_rate(cls, value: str | None) -> str | None:
@@ -287,7 +290,9 @@ def read_settings(**overrides: Any) -> Settings:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        name = (
-            "SEMICAP_" + "_".join(str(part) for part in first["loc"]).upper() if first["loc"] else "settings"
-        )
-        raise CommandError(f"{name}: {first['msg']}; it is {first['input']!r}") from error
+        name = str(first["loc"][0]) if first["loc"] else ""
+        is_shown = bool(name) and Settings.model_fields[name].repr  # without a name it would be all of them
+        value = f"; it is {first['input']!r}" if is_shown else ""
+        raise CommandError(
+            f"{f'SEMICAP_{name.upper()}' if name else 'settings'}: {first['msg']}{value}"
+        ) from error

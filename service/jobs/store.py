@@ -1,6 +1,8 @@
 """The artifact store: a folder or a bucket that holds datasets, jobs and their results. It is the truth."""
 
 import contextlib
+import logging
+import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +15,10 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 from service.errors import CommandError, StoreUnavailableError
 
 _PART_BYTES = 8 * 1024 * 1024
+_MOST_LOGGED = 1000
+_URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*://[^\s"]+')
+
+log = logging.getLogger("semicap.store")
 
 
 class ArtifactStore:
@@ -33,9 +39,9 @@ class ArtifactStore:
                 return cls(LocalStore(Path(location).resolve(), automatic_cleanup=True, mkdir=True))
             return cls(from_url(location))
         except (BaseError, OSError, ValueError) as error:
-            scheme = location.partition("://")[0]
             raise CommandError(
-                f"SEMICAP_STORE_URL is neither a folder nor a bucket that can be opened ({scheme}…): {error}"
+                "SEMICAP_STORE_URL is neither a folder nor a bucket that can be opened: "
+                f"{_without_url(error, location)}"
             ) from error
 
     @classmethod
@@ -140,6 +146,18 @@ def _failures(key: str) -> Iterator[Any]:
     except (AlreadyExistsError, FileExistsError) as error:
         raise FileExistsError(key) from error
     except (BaseError, OSError) as error:
+        log.error("the artifact store failed at %s: %s", key, _first_line(error))
         raise StoreUnavailableError(
-            f"the artifact store failed at {key}: {str(error).splitlines()[0][:200]}"
+            f"the artifact store failed at {key}; the log of the service has the reason"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [repr(error)])[0][:_MOST_LOGGED]
+
+
+def _without_url(error: Exception, location: str) -> str:
+    """The reason without a URL, which may hold a password, written as it was given or otherwise."""
+    scheme, is_url, _ = location.partition("://")
+    reason = _first_line(error)
+    return _URL.sub(f"{scheme}://…", reason.replace(location, f"{scheme}://…")) if is_url else reason

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from service.api.access import OPEN_PATHS, client_network, wanted_scopes
@@ -330,6 +331,30 @@ def test_rate_that_means_nothing_is_named(rate: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SEMICAP_RATE_LIMIT", rate)
     with pytest.raises(CommandError, match="SEMICAP_RATE_LIMIT"):
         read_settings()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SEMICAP_REDIS_URL": "redis+tls://:s3cret@broker"},
+        {"SEMICAP_REDIS_URL": "redis://:s3cret#more@broker:6379"},
+        {"SEMICAP_REDIS_URL": "redis://:s3cret[@broker:6379"},
+        {"SEMICAP_WEBHOOK_SECRET": "s3cret"},
+        {"SEMICAP_REDIS_URL": "redis://:s3cret@broker", "SEMICAP_MAX_QUEUED_IMAGES": "1"},
+    ],
+)
+def test_wrong_setting_is_named_without_what_is_secret(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError) as untold:
+        Settings()
+    with pytest.raises(CommandError) as told:
+        read_settings()
+    assert "s3cret" not in f"{untold.value} {told.value}"
+    named = next(iter(variables)) if len(variables) == 1 else "max_queued_images"
+    assert named in str(told.value)
 
 
 @pytest.mark.parametrize(("trusted", "client"), [("", "192.0.2.7"), ("192.0.2.7", "203.0.113.9")])

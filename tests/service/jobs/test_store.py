@@ -53,11 +53,24 @@ def test_store_that_cannot_be_opened_names_the_setting(location: str) -> None:
         ArtifactStore.open(location)
 
 
-def test_folder_that_cannot_be_written_is_a_problem_of_the_service(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "location", ["nosuch://user:s3cret@bucket", "az://key:s3cret@photos/x", "nosuch://us er:s3cret@bucket"]
+)
+def test_password_in_the_location_of_a_store_is_not_told(location: str) -> None:
+    with pytest.raises(CommandError, match="SEMICAP_STORE_URL") as caught:
+        ArtifactStore.open(location)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_why_a_folder_cannot_be_written_is_told_to_the_log_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = ArtifactStore.open(str(tmp_path / "store"))
     (tmp_path / "store" / "a").write_text("a file where a folder should be")
-    with pytest.raises(StoreUnavailableError, match="the artifact store failed at a/b"):
+    with pytest.raises(StoreUnavailableError, match="the artifact store failed at a/b; the log") as caught:
         store.put("a/b", b"x")
+    assert str(tmp_path) not in str(caught.value)
+    assert str(tmp_path) in caplog.text
 
 
 def test_job_waits_for_a_full_disk_and_loses_nothing(
