@@ -3,6 +3,8 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, count
 from pathlib import Path
 
 from training.coco import read_captioned_json
@@ -94,8 +96,22 @@ def _with_split(source: Path) -> tuple[Path, str | None]:
 
 def _joined(parts: Sequence[Images], sources: Sequence[Source]) -> Images:
     """One after the other, the source's name before each id, so that no two are the same."""
+    names = _told_apart([source.name for source in sources])
     named = [
-        replace(part, ids=Mapped(part.ids, f"{source.name}/{{}}".format))
-        for part, source in zip(parts, sources, strict=True)
+        replace(part, ids=Mapped(part.ids, partial(_below, name)))
+        for part, name in zip(parts, names, strict=True)
     ]
     return Images(Joined([part.ids for part in named]), Joined([part.files for part in named]))
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """The names, with a number where an earlier one is the same: train, train-2."""
+    taken: list[str] = []
+    for name in names:
+        numbered = (f"{name}-{number}" for number in count(2))
+        taken.append(next(one for one in chain([name], numbered) if one not in taken))
+    return taken
+
+
+def _below(name: str, id: str) -> str:
+    return f"{name}/{id}"

@@ -242,6 +242,22 @@ def test_shards_without_a_photo_are_an_error(tmp_path: Path) -> None:
         read_image_sources([tmp_path], Problems())
 
 
+def test_sources_of_one_name_give_ids_that_no_two_photos_share(
+    tmp_path: Path, jpegs: dict[str, bytes]
+) -> None:
+    folders = [tmp_path / name for name in ("a/train", "b/train", "c/train-2", "d/p-{0..1}")]
+    for folder in folders:
+        write_photos(folder, {"cat": jpegs["cat"]})
+    images = read_image_sources([*folders, folders[0]], Problems())
+    assert images.ids == (
+        "train/cat.jpg",
+        "train-2/cat.jpg",
+        "train-2-2/cat.jpg",
+        "p-{0..1}/cat.jpg",
+        "train-3/cat.jpg",
+    )
+
+
 def test_the_same_photo_is_the_same_from_every_source(
     tmp_path: Path, jpegs: dict[str, bytes], clip: ClipEncoder
 ) -> None:
