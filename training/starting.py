@@ -17,7 +17,7 @@ from models.lora import add_adapters
 from models.manifest import Provenance, read_manifest
 from models.tokenizer import CaptionTokenizer, ClipVocabulary, Gpt2Vocabulary
 from training.config import Places, SupervisedConfig, UnsupervisedConfig
-from training.config_parts import CaptionerShape, DataConfig
+from training.config_parts import CaptionerShape, DataConfig, RolloutConfig
 from training.optim import freeze
 from training.order import generator_at
 from training.toml_reader import TrainingConfigError
@@ -107,6 +107,7 @@ def from_shape(shape: CaptionerShape, places: Places, *, seed: int, device: torc
         ClipConfig(f"{LOCAL_PREFIX}{folder}") if is_local else ClipConfig(shape.clip, shape.clip_pretrained)
     )
     clip = ClipEncoder.load(clip_config)
+    check_clip_reads(clip, shape.decoder.vocabulary, shape.max_tokens, setting="model.max_tokens")
     tokenizer = _tokenizer(shape, clip, places)
     config = CaptionerConfig(
         clip=clip_config,
@@ -130,6 +131,29 @@ def from_shape(shape: CaptionerShape, places: Places, *, seed: int, device: torc
 
         load_gpt2(captioner.decoder, GPT2LMHeadModel.from_pretrained(shape.decoder.pretrained))
     return Origin(captioner.to(device), shape.name, parent=None, clip_folder=folder if is_local else None)
+
+
+def check_clip_reads(clip: ClipEncoder, vocabulary: str, max_tokens: int, *, setting: str) -> None:
+    """Raises TrainingConfigError for captions in CLIP's own ids that its text tower has no room for."""
+    limit = clip.context_length - 2
+    if vocabulary == "clip" and max_tokens > limit:
+        raise TrainingConfigError(
+            setting, [f"is {max_tokens}; CLIP's text tower reads {limit} words between start and end"]
+        )
+
+
+def check_decoder_writes(captioner: Captioner, rollout: RolloutConfig) -> None:
+    """Raises TrainingConfigError for sampled captions longer than the decoder has positions for."""
+    config = captioner.config
+    limit = config.decoder.max_length - config.mapping.total_length + 1  # the last token is never read
+    if rollout.max_tokens > limit:
+        raise TrainingConfigError(
+            "rollout.max_tokens",
+            [
+                f"is {rollout.max_tokens}; after the prefix the decoder writes {limit} tokens, end-of-text "
+                f"included (decoder.max_length is {config.decoder.max_length})"
+            ],
+        )
 
 
 def choose_what_learns(captioner: Captioner, config: SupervisedConfig | UnsupervisedConfig) -> None:

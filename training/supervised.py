@@ -13,7 +13,13 @@ from training.loop import TrainingResult, train
 from training.order import seed_at
 from training.self_critical import SelfCritical
 from training.stage import Losses
-from training.starting import Origin, choose_what_learns, from_checkpoint, from_shape
+from training.starting import (
+    Origin,
+    check_decoder_writes,
+    choose_what_learns,
+    from_checkpoint,
+    from_shape,
+)
 from training.validation import Validation, check_best_by, read_validation
 
 
@@ -86,6 +92,8 @@ def build_supervised(
     origin: Origin, config: SupervisedConfig, places: Places, problems: Problems
 ) -> SupervisedStage:
     """The stage with its photos and captions read."""
+    if config.cider > 0:
+        check_decoder_writes(origin.captioner, config.rollout)
     pairs = read_pairs(origin.captioner, config.data, places, problems)
     validation = read_validation(origin.captioner, config.data, config.evaluation, places, problems)
     return SupervisedStage(origin, config, pairs=pairs, validation=validation)

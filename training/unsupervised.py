@@ -24,8 +24,13 @@ from training.sampling import Sampler
 from training.self_critical import SelfCritical
 from training.sources import identity, read_image_sources
 from training.stage import Losses
-from training.starting import Origin, choose_what_learns, from_checkpoint
-from training.toml_reader import TrainingConfigError
+from training.starting import (
+    Origin,
+    check_clip_reads,
+    check_decoder_writes,
+    choose_what_learns,
+    from_checkpoint,
+)
 from training.validation import Validation, check_best_by, read_validation
 
 
@@ -148,7 +153,13 @@ def build_unsupervised(
 ) -> UnsupervisedStage:
     """The stage with its starting checkpoint and its photos read."""
     origin = from_checkpoint(places.run(config.init), device=device)
-    _check_context(config, origin.captioner)
+    check_decoder_writes(origin.captioner, config.rollout)
+    check_clip_reads(
+        origin.captioner.clip,
+        origin.captioner.config.decoder.vocabulary,
+        config.rollout.max_tokens,
+        setting="rollout.max_tokens",
+    )
     images = _read_unlabelled(config.data, places, problems)
     features, _ = cached_features(
         images,
@@ -185,12 +196,3 @@ def _frozen_copy(captioner: Captioner) -> Captioner:
     """The captioner as it is now, sharing CLIP."""
     shared = {id(captioner.clip): captioner.clip, id(captioner.bridge): captioner.bridge}
     return copy.deepcopy(captioner, shared).eval().requires_grad_(False)
-
-
-def _check_context(config: UnsupervisedConfig, captioner: Captioner) -> None:
-    limit = captioner.clip.context_length - 2
-    if captioner.config.decoder.vocabulary == "clip" and config.rollout.max_tokens > limit:
-        raise TrainingConfigError(
-            "rollout.max_tokens",
-            [f"is {config.rollout.max_tokens}; CLIP's text tower reads {limit} words between start and end"],
-        )

@@ -22,7 +22,7 @@ from training.folders import read_captioned_images
 from training.labelled import CaptionPairs
 from training.stage import Losses
 from training.supervised import SupervisedStage, run_supervised
-from training.toml_reader import config_from
+from training.toml_reader import TrainingConfigError, config_from
 
 SETTINGS: dict[str, Any] = {
     "init": "start/checkpoint",
@@ -165,6 +165,16 @@ def _greedy_captions(captioner: Captioner, places: Places) -> list[str]:
     )
     options = GenerationOptions(strategy="greedy", max_tokens=12)
     return write_captions(captioner, features, options, rows=torch.tensor(rows).numpy(), batch_size=8)
+
+
+def test_samples_longer_than_the_decoder_writes_are_refused_before_training(places: Places) -> None:
+    """38 tokens are fine: the last one's place is never read."""
+    settings = {"samples": 2, "temperature": 10.0}
+    config = _config(cider=1.0, rollout={**settings, "max_tokens": 39}, loop={"epochs": 1})
+    with pytest.raises(TrainingConfigError, match=r"rollout\.max_tokens.*\n.*is 39; .*writes 38 tokens"):
+        run_supervised(config, places, Problems(), resume=False)
+    config = _config(cider=1.0, rollout={**settings, "max_tokens": 38}, loop={"epochs": 1})
+    run_supervised(config, places, Problems(), resume=False)
 
 
 def test_self_critical_cider_makes_peoples_captions_likelier(places: Places) -> None:

@@ -189,6 +189,13 @@ def test_clip_from_the_hub_must_be_frozen(text_places: Places) -> None:
         run_text(config, text_places, Problems(), resume=False)
 
 
+def test_captions_longer_than_clip_reads_are_refused_before_training(text_places: Places) -> None:
+    """Its text tower has 16 places, two of them for start and end."""
+    config = _config(TextConfig, TEXT, model={**TEXT["model"], "max_tokens": 15})
+    with pytest.raises(TrainingConfigError, match=r"model\.max_tokens.*\n.*is 15; .*reads 14 words"):
+        run_text(config, text_places, Problems(), resume=False)
+
+
 def load_captioner_clip(folder: Path) -> dict[str, torch.Tensor]:
     from models.clip import ClipEncoder
     from models.config import ClipConfig

@@ -172,6 +172,12 @@ def test_captions_longer_than_clip_reads_are_refused_before_training(places: Pla
         run_unsupervised(_config(rollout={"max_tokens": 31}), places, Problems(), resume=False)
 
 
+def test_captions_longer_than_the_decoder_writes_are_refused_before_training(places: Places) -> None:
+    """The tiny decoder has 40 positions, 3 of which are the prefix; its CLIP reads fewer words."""
+    with pytest.raises(TrainingConfigError, match=r"rollout\.max_tokens.*\n.*is 39; .*writes 38 tokens"):
+        run_unsupervised(_config(rollout={"max_tokens": 39}), places, Problems(), resume=False)
+
+
 @pytest.mark.parametrize("root", ["data", "absolute", "link", "absolute link", "link/../data"])
 @pytest.mark.parametrize("unlabelled", ["photos", "captions_photos.json", "linked", "links"])
 @pytest.mark.parametrize("labelled", ["photos", "captions_photos.json", "linked"])
