@@ -13,6 +13,7 @@ from training import distributed
 from training.augment import augment
 from training.config import JointConfig, Places
 from training.data import CaptionedImages, Problems, sample_rows
+from training.evaluate import read_photos_to_judge
 from training.features import FeatureStore, normalised
 from training.labelled import captions_loss, draw_captions, encode_captions
 from training.lazy import Chosen
@@ -82,7 +83,9 @@ class JointStage:
             return {}
         features = self._validation_features(self._validation)
         validation = Validation(self._validation.captioned, features, self._config.evaluation)
-        self._figures = validation.figures(self.module) | self._recall(self._validation, features)
+        self._figures = validation.figures(self.module)
+        if all(self._validation.captioned.captions):
+            self._figures |= self._recall(self._validation, features)
         return self._figures
 
     def samples(self) -> list[str]:
@@ -128,13 +131,13 @@ class JointStage:
         """How well CLIP finds the photo of a person's caption, in percent."""
         groups = pairs.captioned.captions
         texts = encode_texts(self.module.clip, [caption for group in groups for caption in group])
-        owners = torch.tensor([row for row, group in enumerate(groups) for _ in group])
-        found = caption_to_image_recall(features.embeddings(), texts, owners)
+        owners = torch.tensor([row for row, group in enumerate(groups) for _ in group], device=texts.device)
+        found = caption_to_image_recall(features.embeddings().to(texts.device), texts, owners)
         return {f"reference_{name}": value for name, value in found.items()}
 
 
 class PixelPairs:
-    """Labelled photos with their pixels and token ids at hand."""
+    """Photos with their pixels at hand, and with token ids where they are trained on."""
 
     def __init__(
         self, captioned: CaptionedImages, arrays: ShardedArrays, token_ids: Sequence[Sequence[Tensor]]
@@ -173,10 +176,13 @@ def build_joint(
     labelled = labelled.select(
         sample_rows(len(labelled), count=config.data.max_labelled, seed=config.data.split_seed)
     )
-    training = _with_pixels(labelled, origin, config, places, problems)
+    token_ids, rows = encode_captions(origin.captioner, labelled, problems)
+    labelled = labelled.select(rows)
+    training = _with_pixels(labelled, origin, config, places, problems, token_ids=token_ids)
     validation = None
     if config.data.validation:
-        held_out = read_captioned_sources(places.sources([config.data.validation]), problems)
+        (source,) = places.sources([config.data.validation])
+        held_out = read_photos_to_judge(source, problems)
         limits = (len(held_out), config.data.max_validation, config.evaluation.max_images)
         held_out = held_out.select(range(min(limit for limit in limits if limit)))
         validation = _with_pixels(held_out, origin, config, places, problems)
@@ -192,10 +198,15 @@ def _text_losses(origin: Origin, config: JointConfig, groups: Sequence[Sequence[
 
 
 def _with_pixels(
-    captioned: CaptionedImages, origin: Origin, config: JointConfig, places: Places, problems: Problems
+    captioned: CaptionedImages,
+    origin: Origin,
+    config: JointConfig,
+    places: Places,
+    problems: Problems,
+    *,
+    token_ids: Sequence[Sequence[Tensor]] = (),
 ) -> PixelPairs:
-    token_ids, rows = encode_captions(origin.captioner, captioned, problems)
-    captioned = captioned.select(rows)
+    """The photos that can be read; `token_ids` are of all."""
     arrays, readable = cached_pixels(
         captioned.images,
         origin.captioner.clip.preprocess,
@@ -203,4 +214,5 @@ def _with_pixels(
         workers=config.data.workers,
         problems=problems,
     )
-    return PixelPairs(captioned.select(readable), arrays, Chosen(token_ids, readable))
+    chosen = Chosen(token_ids, readable) if token_ids else ()
+    return PixelPairs(captioned.select(readable), arrays, chosen)

@@ -196,6 +196,24 @@ def test_captions_longer_than_clip_reads_are_refused_before_training(text_places
         run_text(config, text_places, Problems(), resume=False)
 
 
+def test_photos_without_captions_are_judged_by_clip_and_language(joint_places: Places) -> None:
+    alone = joint_places.data / "alone"
+    alone.mkdir()
+    for photo in (joint_places.data / "photos").glob("*.png"):
+        (alone / photo.name).symlink_to(photo)
+    config = _config(JointConfig, JOINT, data={"validation": "alone"}, loop={"epochs": 1})
+    figures = run_joint(config, joint_places, Problems(), resume=False).figures
+    assert {"clip_score", "r@1", "length_mean"} <= set(figures)
+    assert {"cider_d", "reference_r@1"}.isdisjoint(figures)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_photos_are_captioned_and_told_apart_on_a_gpu(joint_places: Places) -> None:
+    result = run_joint(_shortened(_config(JointConfig, JOINT)), joint_places, Problems(), resume=False)
+    assert "reference_r@1" in result.figures
+
+
 def load_captioner_clip(folder: Path) -> dict[str, torch.Tensor]:
     from models.clip import ClipEncoder
     from models.config import ClipConfig
