@@ -20,7 +20,6 @@ from training.pixels import read_pixel_batch
 from training.shards import cached_arrays
 
 PREPROCESS = Preprocess(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "squash")
-NUM_CLASSES = 1000
 BATCH = 16
 CORNER = 0.65
 """Edge of a corner's crop as a share of the picture's: a small thing fills it, and no part is left out."""

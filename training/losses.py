@@ -13,7 +13,6 @@ def contrastive_loss(
     text_embeddings: Float[Tensor, "batch embed"],
     *,
     scale: Float[Tensor, ""] | float,
-    label_smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
     """InfoNCE in both directions over a batch of unit vectors (arXiv 2103.00020, figure 3).
 
@@ -22,8 +21,8 @@ def contrastive_loss(
     """
     logits = scale * clip_similarities(image_embeddings, text_embeddings)
     targets = torch.arange(len(logits), device=logits.device)
-    by_image = functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-    by_text = functional.cross_entropy(logits.T, targets, label_smoothing=label_smoothing)
+    by_image = functional.cross_entropy(logits, targets)
+    by_text = functional.cross_entropy(logits.T, targets)
     return (by_image + by_text) / 2
 
 
