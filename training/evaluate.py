@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from models.captioner import Captioner
 from models.checkpoint import load_captioner
 from models.clip import ClipEncoder
 from models.clip_folder import LOCAL_PREFIX
-from models.config import ClipConfig
+from models.config import ClipConfig, MappingConfig
 from models.decode import decode
 from models.generation import GenerationOptions
 from models.manifest import SECOND_SCORER, read_manifest
@@ -30,6 +31,9 @@ from training.sources import Source, read_captioned_sources
 from training.webdataset import find_shards
 
 REPORTED_OPTIONS = ("strategy", "num_beams", "max_tokens", "length_penalty", "no_repeat_ngram_size")
+BATCH_SIZE = 64
+"""Images decoded together."""
+
 CAPTIONING_SLAB = 256
 """Images captioned between two moves of the progress bar."""
 
@@ -89,6 +93,11 @@ def _has_photos_alone(source: Path) -> bool:
     return source.is_dir() and not (source / METADATA).exists() and not find_shards(source)
 
 
+def beam_options(num_beams: int, **others: Any) -> GenerationOptions:
+    """A beam of this width; 1 is greedy decoding."""
+    return GenerationOptions("beam" if num_beams > 1 else "greedy", num_beams=num_beams, **others)
+
+
 def evaluate_checkpoint(
     checkpoint: Path,
     photos: EvaluationPhotos,
@@ -97,7 +106,6 @@ def evaluate_checkpoint(
     cache: Path,
     second_scorer: Path = SECOND_SCORER,
     prompt: str = "",
-    batch_size: int = 64,
     device: str = "auto",
 ) -> Report:
     """Captions photos and measures the captions; without references, by CLIP and as language alone.
@@ -113,20 +121,9 @@ def evaluate_checkpoint(
     manifest = read_manifest(checkpoint)
     captioner = load_captioner(checkpoint, device=distributed.start(device))
     problems = Problems(list(photos.problems.items))
-    features, readable = evaluation_features(
-        photos.captioned.images,
-        captioner.clip,
-        with_grid=captioner.config.mapping.kind == "grid",
-        with_norm=captioner.config.mapping.embedding == "raw",
-        cache=cache,
-        problems=problems,
-    )
-    if not readable:
-        first = next(item.where for item in problems.items if item.kind == "unreadable image")
-        raise DataError(f"no photo of {photos.name} can be read; the first: {first}")
-    captioned = photos.captioned.select(readable)
+    captioned, features = _readable(photos, captioner, cache, problems)
     second = read_second_opinion(second_scorer, captioned, cache, device=captioner.device, prompt=prompt)
-    captions = _write_with_progress(captioner, features, options, batch_size=batch_size)
+    captions = _write_with_progress(captioner, features, options)
     scores = measure(captioner, captioned, features, captions=captions, second=second, prompt=prompt)
     return Report(
         model=manifest.name,
@@ -143,6 +140,23 @@ def evaluate_checkpoint(
         skipped=problems.counts(),
         captions=_evaluated_images(captioned, captions, scores),
     )
+
+
+def _readable(
+    photos: EvaluationPhotos, captioner: Captioner, cache: Path, problems: Problems
+) -> tuple[CaptionedImages, FeatureStore]:
+    """The photos that can be read, and what the captioner reads of them."""
+    features, rows = evaluation_features(
+        photos.captioned.images,
+        captioner.clip,
+        mapping=captioner.config.mapping,
+        cache=cache,
+        problems=problems,
+    )
+    if not rows:
+        first = next(item.where for item in problems.items if item.kind == "unreadable image")
+        raise DataError(f"no photo of {photos.name} can be read; the first: {first}")
+    return photos.captioned.select(rows), features
 
 
 def measure(
@@ -196,8 +210,7 @@ def evaluation_features(
     images: Images,
     clip: ClipEncoder,
     *,
-    with_grid: bool,
-    with_norm: bool = False,
+    mapping: MappingConfig | None = None,
     cache: Path,
     problems: Problems,
 ) -> tuple[FeatureStore, list[int]]:
@@ -206,8 +219,7 @@ def evaluation_features(
         images,
         clip,
         views=("original",),
-        with_grid=with_grid,
-        with_norm=with_norm,
+        mapping=mapping,
         cache=cache,
         workers=2,
         problems=problems,
@@ -219,22 +231,20 @@ def read_second_opinion(
 ) -> SecondOpinion:
     """Another CLIP and its view of images that are known to be readable."""
     scorer = ClipEncoder.load(ClipConfig(f"{LOCAL_PREFIX}{folder}")).eval().to(device)
-    features, _ = evaluation_features(
-        captioned.images, scorer, with_grid=False, cache=cache, problems=Problems()
-    )
+    features, _ = evaluation_features(captioned.images, scorer, cache=cache, problems=Problems())
     references = encode_references(scorer, captioned.captions, prompt=prompt)
     return SecondOpinion(scorer, features.embeddings(), references, prompt)
 
 
 def _write_with_progress(
-    captioner: Captioner, features: FeatureStore, options: GenerationOptions, *, batch_size: int
+    captioner: Captioner, features: FeatureStore, options: GenerationOptions
 ) -> list[str]:
     rows = np.arange(len(features))
     slabs = np.array_split(rows, -(-len(rows) // CAPTIONING_SLAB))
     console = Console(stderr=True)
     captions: list[str] = []
     for slab in track(slabs, "captioning", console=console, transient=True, disable=not console.is_terminal):
-        captions += write_captions(captioner, features, options, rows=slab, batch_size=batch_size)
+        captions += write_captions(captioner, features, options, rows=slab, batch_size=BATCH_SIZE)
     return captions
 
 

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.generation import GenerationOptions
 from training.config import Places, StageConfig
 from training.config_parts import SHIPPED
-from training.evaluate import evaluate_checkpoint, read_evaluation_photos
+from training.evaluate import beam_options, evaluate_checkpoint, read_evaluation_photos
 from training.experiment_page import Arm, Run, write_experiment
 from training.report import read_report
 from training.run import read_step, run_unless_finished
@@ -67,9 +66,7 @@ def run_experiment(folder: Path, *, data: Path, out: Path) -> Path:
     for name, step_config in [*start, *((step.name, step.config) for step in steps)]:
         run_unless_finished(name, step_config, Places(data, out / name))
     photos = read_evaluation_photos(data / config.validation)
-    options = GenerationOptions(
-        strategy="beam" if config.num_beams > 1 else "greedy", num_beams=config.num_beams
-    )
+    options = beam_options(config.num_beams)
     runs = []
     for step in steps:
         places = Places(data, out / step.name)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.clip import ClipEncoder
+from models.config import MappingConfig
 from models.image_features import ImageFeatures
 from training.augment import as_jpeg
 from training.data import ImageFile, Images, Problems
@@ -73,8 +74,7 @@ def cached_features(
     clip: ClipEncoder,
     *,
     views: Sequence[str],
-    with_grid: bool,
-    with_norm: bool = False,
+    mapping: MappingConfig | None = None,
     cache: Path,
     workers: int,
     problems: Problems,
@@ -82,7 +82,7 @@ def cached_features(
     """The features of all readable images, and their rows in `images`.
 
     Args:
-        with_grid, with_norm: keep the feature map, the length of the embedding, for a mapping that reads it.
+        mapping: what will read the features; for none, embeddings are enough.
 
     Raises:
         TrainingConfigError: a view that VIEWS does not have, or a grid that this CLIP does not have.
@@ -91,21 +91,29 @@ def cached_features(
     if unknown or not views:
         raise TrainingConfigError("data.views", [f"is {list(views)}; it may hold {', '.join(VIEWS)}"])
 
+    kept = _parts_read_by(mapping)
+
     def compute(files: Sequence[ImageFile]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
         pixels, unreadable = read_pixel_batch(files, clip.preprocess, workers=workers)
         size = CPU_ENCODE_BATCH if next(clip.parameters()).device.type == "cpu" else ENCODE_BATCH
         parts = [_encode(clip, pixels[at : at + size], views) for at in range(0, len(pixels), size)]
-        if with_grid and "grid" not in parts[0]:
+        if "grid" in kept and "grid" not in parts[0]:
             raise TrainingConfigError("model.mapping.kind", [f"must be mlp: {clip.name} has no feature map"])
         return {name: np.concatenate([part[name] for part in parts]) for name in kept}, unreadable
 
-    kept = ["embedding"] + ["grid"] * with_grid + ["norm"] * with_norm
-    kind = ("grid" if with_grid else "embedding") + ("-norm" if with_norm else "")
+    kind = ("grid" if "grid" in kept else "embedding") + ("-norm" if "norm" in kept else "")
     folder = cache / f"features-{_fingerprint(clip)}-{kind}-{_name_of(views)}"
     arrays, readable = cached_arrays(
         images, folder=folder, compute=compute, label="encoding photos", problems=problems
     )
     return FeatureStore(arrays, len(views)), readable
+
+
+def _parts_read_by(mapping: MappingConfig | None) -> list[str]:
+    """The embedding, with which captions are compared, and what else of the features the mapping reads."""
+    if mapping is None:
+        return ["embedding"]
+    return ["embedding"] + ["grid"] * (mapping.kind == "grid") + ["norm"] * (mapping.embedding == "raw")
 
 
 def _name_of(views: Sequence[str]) -> str:

@@ -96,7 +96,6 @@ def _read_photos(
         images,
         clip,
         views=("original",),
-        with_grid=False,
         cache=places.cache,
         workers=data.workers,
         problems=problems,

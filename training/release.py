@@ -4,11 +4,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from models.generation import GenerationOptions
 from models.manifest import CARD_FILE, read_manifest
 from training.config import Places, ReleaseConfig
 from training.disk import new_folder
-from training.evaluate import evaluate_checkpoint, read_evaluation_photos
+from training.evaluate import beam_options, evaluate_checkpoint, read_evaluation_photos
 from training.figures import FIGURES
 from training.report import Report
 
@@ -30,9 +29,7 @@ def run_release(config: ReleaseConfig, places: Places) -> Path:
     """
     for checkpoint in config.checkpoints:
         read_manifest(places.run(checkpoint))
-    options = GenerationOptions(
-        strategy="beam" if config.num_beams > 1 else "greedy", num_beams=config.num_beams
-    )
+    options = beam_options(config.num_beams)
     photos = read_evaluation_photos(places.data / config.validation)
     reports = [
         evaluate_checkpoint(

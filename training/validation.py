@@ -3,12 +3,12 @@
 import numpy as np
 
 from models.captioner import Captioner
-from models.generation import GenerationOptions
 from training.config import Places
 from training.config_parts import DataConfig, EvaluationConfig
 from training.data import CaptionedImages, Problems
 from training.evaluate import (
     SecondOpinion,
+    beam_options,
     evaluation_features,
     measure,
     read_photos_to_judge,
@@ -52,12 +52,7 @@ class Validation:
         )
 
     def _write(self, captioner: Captioner, count: int) -> list[str]:
-        beams = self._config.num_beams
-        options = GenerationOptions(
-            strategy="beam" if beams > 1 else "greedy",
-            num_beams=beams,
-            max_tokens=captioner.config.max_tokens,
-        )
+        options = beam_options(self._config.num_beams, max_tokens=captioner.config.max_tokens)
         rows = np.arange(count)
         return write_captions(
             captioner, self._features, options, rows=rows, batch_size=self._config.batch_size
@@ -77,8 +72,7 @@ def read_validation(
     features, readable = evaluation_features(
         captioned.images,
         captioner.clip,
-        with_grid=captioner.config.mapping.kind == "grid",
-        with_norm=captioner.config.mapping.embedding == "raw",
+        mapping=captioner.config.mapping,
         cache=places.cache,
         problems=problems,
     )

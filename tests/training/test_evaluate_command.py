@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from tests.tiny import tiny_checkpoint
 from tests.training.conftest import SCENES
-from training import cli
+from training import evaluate_command
 from training.config import Places
 from training.journal import LOG
 
 app = typer.Typer()
-app.command()(cli.evaluate)
+app.command()(evaluate_command.evaluate)
 
 FAST = ("--num-beams", "2", "--max-tokens", "8")
 

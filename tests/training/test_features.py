@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from models.clip import ClipEncoder
+from models.config import MappingConfig
 from tests.tiny import tiny_clip
 from tests.training.conftest import write_scenes
 from training.data import Images, Problems
@@ -68,8 +69,7 @@ def test_the_length_of_the_embedding_is_kept_where_it_is_asked_for(
         photos,
         clip,
         views=("original",),
-        with_grid=False,
-        with_norm=True,
+        mapping=MappingConfig(embedding="raw"),
         cache=tmp_path / "cache",
         workers=2,
         problems=Problems(),
@@ -219,7 +219,7 @@ def _features(
         photos,
         clip,
         views=views,
-        with_grid=True,
+        mapping=MappingConfig("grid"),
         cache=folder / "cache",
         workers=2,
         problems=problems if problems is not None else Problems(),

@@ -226,7 +226,6 @@ def test_damaged_shards_give_what_is_whole(
         images,
         clip,
         views=("original",),
-        with_grid=False,
         cache=tmp_path / "cache",
         workers=2,
         problems=problems,

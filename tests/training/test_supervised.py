@@ -160,9 +160,7 @@ def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 def _greedy_captions(captioner: Captioner, places: Places) -> list[str]:
     images = read_captioned_images(places.data / "photos", Problems()).images
     images = images.select(sorted(range(len(images)), key=lambda row: images.ids[row]))
-    features, rows = evaluation_features(
-        images, captioner.clip, with_grid=False, cache=places.cache, problems=Problems()
-    )
+    features, rows = evaluation_features(images, captioner.clip, cache=places.cache, problems=Problems())
     options = GenerationOptions(strategy="greedy", max_tokens=12)
     return write_captions(captioner, features, options, rows=torch.tensor(rows).numpy(), batch_size=8)
 
