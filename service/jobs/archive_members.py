@@ -33,6 +33,7 @@ _DAMAGES = (
     IndexError,
     RuntimeError,  # also RecursionError, and NotImplementedError for a way of packing that is not known
 )
+_PIECE_BYTES = 1024 * 1024
 _NO_FILE = "a link or device, not a file"
 _ZIP_BEGIN = b"PK\x03\x04"
 _Opener: TypeAlias = Callable[[IO[bytes]], IO[bytes]]
@@ -64,6 +65,12 @@ class Member:
         """Its first bytes, `limit` at most; raises UnreadableFileError."""
         with _damaged_member(), self.open() as file:
             return file.read(limit)
+
+    def pieces(self) -> Iterator[bytes]:
+        """All of it; raises UnreadableFileError, also after pieces that were whole."""
+        with _damaged_member(), self.open() as file:
+            while piece := file.read(_PIECE_BYTES):
+                yield piece
 
 
 def file_itself(name: str, file: IO[bytes]) -> Member:

@@ -55,9 +55,9 @@ class DatasetWriter:
             self._store.put(key, data)  # young again: retention leaves it until this dataset is there
         self.add(Item(name=name, num_bytes=len(data), sha256=digest))
 
-    def add_captions(self, data: bytes) -> None:
+    def add_captions(self, pieces: Iterable[bytes]) -> None:
         """Keeps the metadata.jsonl that came with the photos."""
-        self._store.put(captions_key(self.id), data)
+        self._store.write(captions_key(self.id), pieces)
 
     def add(self, item: Item) -> None:
         """Lists an item.

@@ -1,6 +1,7 @@
 """Uploaded files to a dataset: photos as they are, archives member by member, what is left out named."""
 
 import re
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -17,7 +18,7 @@ from service.errors import (
 )
 from service.image_formats import recognised_format
 from service.jobs.archive_members import Member, file_itself, members_of
-from service.jobs.dataset_captions import CAPTIONS_FILE
+from service.jobs.dataset_captions import CAPTIONS_FILE, MAX_CAPTIONS_BYTES
 from service.jobs.datasets import DatasetWriter, is_unicode
 from service.offline.photo_files import EXTENSIONS
 
@@ -32,6 +33,7 @@ _SMALL_BYTES = 1024 * 1024
 
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst", ".cbz")
 _HEADER_BYTES = 512
+_PIECE_BYTES = 1024 * 1024
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
@@ -89,27 +91,41 @@ class Ingest:
         problem = member.problem or _name_problem(member.name) or self._size_problem(member)
         if problem is None and member.name in self._names:
             problem = FileLeftOutError("a second file of this name")
-        if problem is not None:
-            self._writer.reject(member.name, problem)
-            return
         try:
-            data = member.read(self._limits.max_image_bytes + 1)
-        except UnreadableFileError as error:
+            if problem is not None:
+                raise problem
+            if member.name == CAPTIONS_FILE:
+                self._add_captions(member)
+            else:
+                self._add_photo(member)
+        except (FileLeftOutError, ImageTooLargeError, UnreadableFileError, UnsupportedImageError) as error:
             self._writer.reject(member.name, error)
-            return
-        if member.name == CAPTIONS_FILE and len(data) <= self._limits.max_image_bytes:
+        else:
             self._names.add(member.name)
-            self._writer.add_captions(data)
-            return
+
+    def _add_photo(self, member: Member) -> None:
+        data = member.read(self._limits.max_image_bytes + 1)
         problem = _content_problem(member.name, data, self._limits.max_image_bytes)
         if problem is not None:
-            self._writer.reject(member.name, problem)
-            return
-        self._names.add(member.name)
+            raise problem
         self._writer.add_photo(member.name, data)
 
+    def _add_captions(self, member: Member) -> None:
+        """Kept aside until all of them are there: they are many more than a photo's bytes."""
+        num_bytes = 0
+        with tempfile.TemporaryFile() as file:
+            for piece in member.pieces():
+                num_bytes += len(piece)
+                if num_bytes > MAX_CAPTIONS_BYTES:
+                    raise _too_long_captions()
+                file.write(piece)
+            file.seek(0)
+            self._writer.add_captions(iter(lambda: file.read(_PIECE_BYTES), b""))
+
     def _size_problem(self, member: Member) -> ServiceError | None:
-        if member.num_bytes > self._limits.max_image_bytes:
+        if member.name == CAPTIONS_FILE and member.num_bytes > MAX_CAPTIONS_BYTES:
+            return _too_long_captions()
+        if member.name != CAPTIONS_FILE and member.num_bytes > self._limits.max_image_bytes:
             return ImageTooLargeError(
                 f"has {member.num_bytes} bytes; a photo may have {self._limits.max_image_bytes}"
             )
@@ -117,6 +133,10 @@ class Ingest:
         if packed is not None and member.num_bytes > max(_SMALL_BYTES, _MAX_RATIO * max(packed, 1)):
             return FileLeftOutError(f"unpacks to more than {_MAX_RATIO} times its size")
         return None
+
+
+def _too_long_captions() -> ServiceError:
+    return FileLeftOutError(f"has more than {MAX_CAPTIONS_BYTES} bytes, which {CAPTIONS_FILE} may have")
 
 
 def _name_problem(name: str) -> ServiceError | None:

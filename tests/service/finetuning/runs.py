@@ -37,7 +37,7 @@ def photo_dataset(
     for name, data in (others or {}).items():
         writer.add_photo(name, data)
     if captioned:
-        writer.add_captions("".join(json.dumps(line) + "\n" for line in lines).encode())
+        writer.add_captions(f"{json.dumps(line)}\n".encode() for line in lines)
     return writer.finish()
 
 

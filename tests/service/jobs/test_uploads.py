@@ -8,6 +8,7 @@ import zipfile
 import pytest
 
 from service.errors import InvalidDatasetError, RequestTooLargeError
+from service.jobs.dataset_captions import read_captions
 from service.jobs.datasets import Datasets, DatasetWriter
 from service.jobs.documents import Dataset
 from service.jobs.store import ArtifactStore
@@ -166,6 +167,29 @@ def test_damage_inside_a_zip_costs_what_it_hits(store: ArtifactStore, cut: int) 
     assert dataset.num_rejected == 5 - dataset.num_items > 0
     with pytest.raises(InvalidDatasetError, match="damaged or cut off"):
         ingested(store, ("c.zip", whole[:-cut]))
+
+
+def test_captions_may_be_longer_than_a_photo(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.jobs.uploads.MAX_CAPTIONS_BYTES", 3_000_000)
+    lines = b"".join(b'{"file_name": "%d.jpg", "text": "%s"}\n' % (n, b"word " * 8) for n in range(30_000))
+    assert LIMITS.max_image_bytes < len(lines) < 3_000_000
+    dataset = ingested(store, ("c.zip", zipped(("a.jpg", photo()), ("metadata.jsonl", lines))))
+    assert dataset.num_rejected == 0
+    assert read_captions(dataset, store) == lines
+    tar = b"".join(tar_of(iter([("a.jpg", photo()), ("metadata.jsonl", 2 * lines)])))
+    for upload in (("x.tar", tar),), (("a.jpg", photo()), ("metadata.jsonl", 2 * lines)):
+        found = reasons(ingested(store, *upload))
+        assert found == {"metadata.jsonl": "has more than 3000000 bytes, which metadata.jsonl may have"}
+
+
+def test_captions_that_are_damaged_are_named_and_not_kept_in_part(store: ArtifactStore) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.jpg", photo())
+        archive.writestr("metadata.jsonl", b"a line\n" * 300_000)
+    dataset = ingested(store, ("c.zip", file.getvalue().replace(b"a line", b"A line", 1)))
+    assert set(reasons(dataset)) == {"metadata.jsonl"}
+    assert read_captions(dataset, store) == b""
 
 
 def test_names_that_are_none_or_not_utf8_are_named_and_the_others_taken(store: ArtifactStore) -> None:
