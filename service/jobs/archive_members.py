@@ -35,6 +35,7 @@ _DAMAGES = (
 )
 _PIECE_BYTES = 1024 * 1024
 _NO_FILE = "a link or device, not a file"
+_UTF8_FLAG = 0x800
 _ZIP_BEGIN = b"PK\x03\x04"
 _Opener: TypeAlias = Callable[[IO[bytes]], IO[bytes]]
 _OPENERS: Mapping[bytes, _Opener] = {
@@ -134,12 +135,22 @@ def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
         problem = FileLeftOutError(_NO_FILE)
     return Member(
-        info.filename,
+        _zip_name(info),
         info.file_size,
         lambda: archive.open(info),
         packed_bytes=info.compress_size,
         problem=problem,
     )
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """Without the flag for UTF-8 a name is in cp437, says the format; many tools write UTF-8 all the same."""
+    if info.flag_bits & _UTF8_FLAG:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode()
+    except UnicodeError:
+        return info.filename
 
 
 def _tar_in(file: IO[bytes], opener: _Opener | None) -> "_Allowance | None":

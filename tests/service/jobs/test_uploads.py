@@ -192,6 +192,20 @@ def test_captions_that_are_damaged_are_named_and_not_kept_in_part(store: Artifac
     assert read_captions(dataset, store) == b""
 
 
+@pytest.mark.parametrize(("encoding", "has_flag"), [("utf-8", False), ("utf-8", True), ("cp437", False)])
+def test_names_of_a_zip_are_read_as_they_were_written(
+    store: ArtifactStore, encoding: str, has_flag: bool
+) -> None:
+    data = bytearray(
+        zipped(("ab0123.jpg", photo())).replace(b"ab0123", "éü12".encode(encoding).ljust(6, b"_"))
+    )
+    if has_flag:
+        for begin, flags in ((data.index(b"PK\x03\x04"), 6), (data.index(b"PK\x01\x02"), 8)):
+            data[begin + flags + 1] |= 0x08
+    (name,) = names(store, ingested(store, ("c.zip", bytes(data))))
+    assert name in ("éü12.jpg", "éü12__.jpg")
+
+
 def test_names_that_are_none_or_not_utf8_are_named_and_the_others_taken(store: ArtifactStore) -> None:
     nameless = zipped((zipfile.ZipInfo(""), photo(3)), ("a.jpg", photo(4)))
     members = [("caf\udce9.jpg", photo(1)), ("good.jpg", photo(2))]
