@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from models.generation import OptionError
 from service.engine.options import CaptionOptions
 from service.errors import InvalidOptionError, UnknownOptionError
+from service.problems import in_unicode
 
 OPTION_NAMES = tuple(field.name for field in fields(CaptionOptions))
 
@@ -81,9 +82,12 @@ def _read(name: str, value: Any, *, as_text: bool) -> Any:
         raise unknown_option(name)
     adapter: TypeAdapter[Any] = TypeAdapter(_HINTS[name])
     try:
-        return adapter.validate_strings(value) if as_text else adapter.validate_python(value, strict=True)
+        read = adapter.validate_strings(value) if as_text else adapter.validate_python(value, strict=True)
     except ValidationError as error:
         raise invalid_option(OptionError(name, value, _expected(name))) from error
+    if isinstance(read, str) and in_unicode(read) != read:
+        raise invalid_option(OptionError(name, value, "text without halves of characters (lone surrogates)"))
+    return read
 
 
 def _expected(name: str) -> str:

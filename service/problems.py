@@ -27,9 +27,17 @@ def problem_of(error: ServiceError) -> Problem:
         type=TYPE_PREFIX + error.type,
         title=error.title,
         status=error.status,
-        detail=error.detail,
-        **error.extensions,
+        detail=in_unicode(error.detail),
+        **{
+            name: in_unicode(value) if isinstance(value, str) else value
+            for name, value in error.extensions.items()
+        },
     )
+
+
+def in_unicode(text: str) -> str:
+    """The text, with halves of characters (lone surrogates, which JSON can hold) written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def headers_of(error: ServiceError) -> dict[str, str]:

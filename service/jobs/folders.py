@@ -5,7 +5,13 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from service.errors import FileLeftOutError, FolderNotAllowedError, InvalidDatasetError, UnreadableFileError
+from service.errors import (
+    FileLeftOutError,
+    FolderNotAllowedError,
+    InvalidDatasetError,
+    InvalidRequestError,
+    UnreadableFileError,
+)
 from service.jobs.datasets import DatasetWriter, is_unicode
 from service.jobs.documents import Dataset, Item
 from service.jobs.store import ArtifactStore
@@ -16,6 +22,7 @@ def dataset_of_folder(folder: str, *, store: ArtifactStore, roots: Sequence[Path
     """A dataset of the photos in a folder and its subfolders, sorted by name.
 
     Raises:
+        InvalidRequestError: it is no path from / on.
         FolderNotAllowedError: it is not below one of `roots`.
         InvalidDatasetError: it is no folder, or has no or too many photos.
     """
@@ -43,13 +50,18 @@ def dataset_of_folder(folder: str, *, store: ArtifactStore, roots: Sequence[Path
 
 def allowed_folder(folder: str, roots: Sequence[Path]) -> Path:
     """The folder with links resolved. Raises as dataset_of_folder."""
+    if not Path(folder).is_absolute() or "\0" in folder:
+        raise InvalidRequestError(
+            f"the folder is {folder[:200]!r}; it must be a whole path, from / on, below a folder of "
+            "SEMICAP_DATASET_ROOTS"
+        )
     path = Path(folder).resolve()
     if not any(path.is_relative_to(root.resolve()) for root in roots):
         raise FolderNotAllowedError(
             f"{folder[:200]!r} is not below a folder of SEMICAP_DATASET_ROOTS; the operator sets it, "
             "or upload the photos"
         )
-    if not path.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112  - of a name that is too long Path.is_dir makes an OSError
         raise InvalidDatasetError(f"{folder[:200]!r} is not a folder")
     return path
 

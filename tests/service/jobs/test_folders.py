@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import FolderNotAllowedError, InvalidDatasetError
+from service.errors import FolderNotAllowedError, InvalidDatasetError, InvalidRequestError
 from service.jobs.failures import worth_retrying
 from service.jobs.folders import dataset_of_folder
 from service.jobs.outputs import errors
@@ -30,9 +30,20 @@ def test_folder_outside_the_roots_is_refused_also_through_a_link(tmp_path: Path)
             dataset_of_folder(str(folder), store=store, roots=[root], max_items=9)
     with pytest.raises(InvalidDatasetError, match="is not a folder"):
         dataset_of_folder(str(root / "none"), store=store, roots=[root], max_items=9)
+    with pytest.raises(InvalidDatasetError, match="is not a folder"):
+        dataset_of_folder(str(root / (300 * "n")), store=store, roots=[root], max_items=9)
     dataset = dataset_of_folder(str(root), store=store, roots=[root], max_items=9)
     assert dataset.num_items == 1
     assert [one.name for one in dataset.rejected] == ["file.jpg"]
+
+
+def test_folder_is_not_looked_for_below_where_the_service_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, root = ArtifactStore.open("memory:///"), photo_folder(tmp_path / "root", good=1)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidRequestError, match=r"whole path.*SEMICAP_DATASET_ROOTS"):
+        dataset_of_folder("root", store=store, roots=[root], max_items=9)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,12 @@ def test_upload_job_and_results(client: TestClient) -> None:
         ({"dataset": "../secret"}, 404, "dataset-not-found"),
         ({"dataset": "x", "folder": "y"}, 422, "invalid-request"),
         ({"folder": "/etc"}, 403, "folder-not-allowed"),
+        ({"folder": "photos"}, 422, "invalid-request"),
+        ({"folder": "/x/\0"}, 422, "invalid-request"),
+        ({"folder": "\ud800"}, 422, "invalid-request"),
+        ({"dataset": "x", "options": {"\ud800": 1}}, 422, "unknown-option"),
+        ({"dataset": "x", "options": {"prefix": "\ud800"}}, 422, "invalid-option"),
+        ({"dataset": "x", "\ud800": "red"}, 422, "invalid-request"),
         ({"dataset": "x", "options": {"num_beam": 2}}, 422, "unknown-option"),
         ({"dataset": "x", "options": {"num_beams": 99}}, 422, "invalid-option"),
         ({"dataset": "x", "options": {"model": "other"}}, 404, "model-not-found"),
@@ -83,7 +89,8 @@ def test_wrong_request_is_a_problem_and_makes_no_job(
     client: TestClient, asked: dict[str, Any], status: int, problem: str
 ) -> None:
     before = len(job_parts(client).jobs.archive.ids())
-    answer = client.post("/v1/jobs/captions", json=asked)
+    headers = {"Content-Type": "application/json"}
+    answer = client.post("/v1/jobs/captions", content=json.dumps(asked), headers=headers)
     assert (answer.status_code, answer.json()["type"]) == (status, f"urn:semicap:problem:{problem}")
     assert len(job_parts(client).jobs.archive.ids()) == before
 
