@@ -60,7 +60,11 @@ def own_share(rows: np.ndarray) -> np.ndarray:
     """
     if len(rows) < num_ranks():
         raise TrainingConfigError(
-            "loop.batch_size", [f"gives {len(rows)} images a batch; {num_ranks()} processes share it"]
+            "loop.batch_size",
+            [
+                f"gives {len(rows)} images a batch; {num_ranks()} processes share it: "
+                "raise loop.batch_size or start fewer processes"
+            ],
         )
     return np.array_split(rows, num_ranks())[rank()]
 
@@ -100,12 +104,13 @@ def add_up_gradients(parameters: Sequence[Tensor]) -> None:
 
 
 def added_up(values: Mapping[str, float]) -> dict[str, float]:
-    """The sums over all processes of numbers that each has under the same names."""
+    """The sums over all processes of named numbers; a name that some lack adds nothing there."""
     if num_ranks() == 1:
         return dict(values)
     gathered: list[dict[str, float]] = [{}] * num_ranks()
     distributed.all_gather_object(gathered, dict(values))
-    return {name: sum(own[name] for own in gathered) for name in values}
+    names = dict.fromkeys(name for own in gathered for name in own)  # in one order everywhere
+    return {name: sum(own.get(name, 0.0) for own in gathered) for name in names}
 
 
 def by_first_rank(action: Callable[[], Value]) -> Value:
