@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from rich.console import Console
 
+from training import distributed
 from training.disk import replace_text
 from training.lazy import Chosen, Mapped, TextWriter
 
@@ -62,8 +64,18 @@ class Problems:
         hidden = len(self.items) - limit
         return lines + ([f"  … and {hidden} more, all in {PROBLEMS}"] if hidden > 0 else [])
 
+    @contextmanager
+    def reported(self, out: Path) -> Iterator[None]:
+        """Reports what was left out by what is done inside, also where it finds that nothing can be used."""
+        try:
+            yield
+        finally:
+            self.report(out)
+
     def report(self, out: Path) -> None:
-        """Prints what was left out and writes the whole list beside a run's results."""
+        """Prints what was left out and writes the whole list beside a run's results, in the first process."""
+        if distributed.rank() > 0:
+            return
         out.mkdir(parents=True, exist_ok=True)
         replace_text(out / PROBLEMS, json.dumps([vars(item) for item in self.items], indent=1) + "\n")
         console = Console(stderr=True)

@@ -32,8 +32,8 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a text file; a kill or a full disk leaves the old one."""
-    scratch = path.with_name(f"{_WRITING}{path.name}")
+    """Writes a text file; a kill or a full disk leaves the old one, two writers at once leave a whole one."""
+    scratch = path.with_name(f"{_WRITING}{os.getpid()}-{path.name}")
     with writing(path):
         try:
             scratch.write_text(text, encoding="utf-8")
@@ -71,11 +71,14 @@ def drop_folder(folder: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-def clear_leftovers(folder: Path) -> None:
-    """Deletes what killed runs were writing or dropping below a folder."""
-    for pattern in (f"{_WRITING}*", f"{_DROPPED}*"):
+def clear_leftovers(folder: Path, *patterns: str) -> None:
+    """Deletes what killed runs were writing or dropping below a folder, and what fits the patterns."""
+    for pattern in (f"{_WRITING}*", f"{_DROPPED}*", *patterns):
         for leftover in folder.glob(pattern):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def free_bytes(path: Path) -> int:

@@ -161,9 +161,8 @@ class PixelPairs:
 def run_joint(config: JointConfig, places: Places, problems: Problems, *, resume: bool) -> TrainingResult:
     """The stage from its configuration to its checkpoint."""
     device = distributed.start(config.loop.device)
-    with distributed.first_rank_first():
+    with distributed.first_rank_first(), problems.reported(places.out):
         stage = build_joint(config, places, problems, device=device)
-        problems.report(places.out)
     return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
 
 

@@ -74,9 +74,8 @@ def run_supervised(
     """Stage 1 from its configuration to its checkpoint."""
     check_best_by(config.loop.best_by, config.data)
     origin = starting_point(config, places)
-    with distributed.first_rank_first():
+    with distributed.first_rank_first(), problems.reported(places.out):
         stage = build_supervised(origin, config, places, problems)
-        problems.report(places.out)
     return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
 
 

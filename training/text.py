@@ -117,9 +117,8 @@ class TextLosses:
 def run_text(config: TextConfig, places: Places, problems: Problems, *, resume: bool) -> TrainingResult:
     """The stage from its configuration to its checkpoint."""
     device = distributed.start(config.loop.device)
-    with distributed.first_rank_first():
+    with distributed.first_rank_first(), problems.reported(places.out):
         stage = build_text(config, places, problems, device=device)
-        problems.report(places.out)
     return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
 
 
@@ -129,7 +128,8 @@ def build_text(config: TextConfig, places: Places, problems: Problems, *, device
     if not model.clip:
         merges = places.run(config.tokenizer) if config.tokenizer else None
         folder = places.out / TOWERS
-        new_towers(config.towers, places, merges=merges, folder=folder, seed=seed)
+        if distributed.rank() == 0 or not folder.exists():  # the others come later, and may come together
+            new_towers(config.towers, places, merges=merges, folder=folder, seed=seed)
         model = replace(model, clip=str(folder.resolve()))
     origin = from_shape(model, places, seed=seed, device=device)
     return TextStage(origin, config, groups=read_groups(origin.captioner, config.data, places, problems))

@@ -142,9 +142,8 @@ def run_unsupervised(
     """Stage 2 from its configuration to its checkpoint."""
     check_best_by(config.loop.best_by, config.data)
     device = distributed.start(config.loop.device)
-    with distributed.first_rank_first():
+    with distributed.first_rank_first(), problems.reported(places.out):
         stage = build_unsupervised(config, places, problems, device=device)
-        problems.report(places.out)
     return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
 
 
