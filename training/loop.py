@@ -1,7 +1,6 @@
 """One training loop for every stage: accumulate, clip, schedule, log, evaluate, sample, save, resume."""
 
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +13,7 @@ from torch import nn
 from training import distributed
 from training.autocast import autocast
 from training.config_parts import LoopConfig, OptimConfig
-from training.disk import WriteError, writing
+from training.disk import WriteError, clear_leftovers, writing
 from training.journal import Journal, open_journal
 from training.optim import WeightAverage, build_optimizer, largest, lr_share, optimized
 from training.order import batch_rows, generator_at, seed_at, total_steps
@@ -23,6 +22,7 @@ from training.state import Counters, ResumeError, restore_state, save_state, sta
 from training.toml_reader import TrainingConfigError
 
 STATES, RESULT = "states", "model"
+SECONDS = "seconds"
 
 
 class TrainingDivergedError(RuntimeError):
@@ -46,7 +46,7 @@ def train(stage: Stage, *, optim: OptimConfig, loop: LoopConfig, out: Path, resu
     """Trains a stage to its end and returns where its result lies.
 
     Raises:
-        ResumeError: `out` holds a run and `resume` is False, or the run there is of another configuration.
+        ResumeError: `out` holds a run and `resume` is False, or the run there has other parameters.
         TrainingDivergedError: a loss, a gradient or a weight is not finite.
         WriteError: the disk is full.
     """
@@ -69,6 +69,8 @@ class _Run:
             max_steps=loop.max_steps,
         )
         self._saved_at = time.monotonic()
+        self._seconds = 0.0  # of the first process: all decide by its clock
+        self._evaluated_at: int | None = None
 
     def start(self, *, resume: bool) -> TrainingResult:
         self._restore(resume=resume)
@@ -91,8 +93,8 @@ class _Run:
             self._finish(journal)
 
     def _restore(self, *, resume: bool) -> None:
-        for unfinished in self.out.glob(f".{RESULT}-*"):  # results that a kill cut short
-            shutil.rmtree(unfinished, ignore_errors=True)
+        if distributed.rank() == 0:
+            clear_leftovers(self.out, f".{RESULT}-*")
         saved = states(self.out / STATES)
         if saved and not resume:
             raise ResumeError(
@@ -102,6 +104,7 @@ class _Run:
             self.counters = restore_state(
                 saved[-1], module=self.stage.module, optimizer=self.optimizer, average=self.average
             )
+            self._seconds = self.counters.seconds
         distributed.wait_for_all()  # before the first process writes what the others still read
 
     def _step(self, journal: Journal) -> None:
@@ -110,7 +113,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
         try:
-            parts = self._gradients()
+            parts = self._gradients(began)
         except KeyboardInterrupt:
             self._save()  # only here: nothing has moved since the last step, so going on is exact
             raise
@@ -125,7 +128,7 @@ class _Run:
         journal.step(self.counters.step, parts)
         self._look_up(journal)
 
-    def _gradients(self) -> dict[str, float]:
+    def _gradients(self, began: float) -> dict[str, float]:
         self.stage.module.train()
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
@@ -136,7 +139,10 @@ class _Run:
             for name, value in {"loss": losses.total, **losses.parts}.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) * share
         distributed.add_up_gradients(self.parameters)
+        if distributed.rank() == 0:
+            sums[SECONDS] = self.counters.seconds + time.monotonic() - began
         sums = distributed.added_up(sums)
+        self._seconds = sums.pop(SECONDS)
         sums["grad_norm"] = self._clip_gradients()
         return sums
 
@@ -185,7 +191,7 @@ class _Run:
 
     def _finish(self, journal: Journal) -> None:
         """The last evaluation; repeated when a run that had finished is started again."""
-        if not self._has_stopped_improving():
+        if not self._has_stopped_improving() and self._evaluated_at != self.counters.step:
             self._evaluate(journal)
         if not self.loop.best_by:
             self._write_result()
@@ -196,6 +202,7 @@ class _Run:
         with self._averaged(), torch.no_grad():  # in full precision, as the service runs it
             self.figures = distributed.by_first_rank(self.stage.evaluate)
         journal.evaluation(self.counters.step, self.figures)
+        self._evaluated_at = self.counters.step
         if not self.loop.sample_every:
             self._show_samples(journal)
         self._keep_best()
@@ -210,13 +217,8 @@ class _Run:
             )
         if self.counters.step == 0 and not self.loop.start_may_win:
             return
-        figure, best = self.figures[self.loop.best_by], self.counters.best_figure
-        if best is not None and figure <= best:
-            self.counters.stale_evaluations += self.counters.step != self.counters.best_step
-            return
-        self.counters.best_figure, self.counters.best_step = figure, self.counters.step
-        self.counters.stale_evaluations = 0
-        self._write_result()
+        if self.counters.is_best(self.figures[self.loop.best_by]):
+            self._write_result()
 
     def _write_result(self) -> None:
         def write() -> None:
@@ -232,7 +234,7 @@ class _Run:
 
     def _is_over(self) -> bool:
         limit_s = 60 * self.loop.max_minutes
-        return self._has_stopped_improving() or 0 < limit_s <= self.counters.seconds
+        return self._has_stopped_improving() or 0 < limit_s <= self._seconds
 
     def _has_stopped_improving(self) -> bool:
         return 0 < self.loop.patience <= self.counters.stale_evaluations

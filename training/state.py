@@ -39,6 +39,14 @@ class Counters:
     stale_evaluations: int = 0
     seconds: float = 0.0
 
+    def is_best(self, figure: float) -> bool:
+        """Whether the evaluation of this step is the best so far; takes it in."""
+        if self.best_figure is not None and figure <= self.best_figure:
+            self.stale_evaluations += self.step != self.best_step
+            return False
+        self.best_figure, self.best_step, self.stale_evaluations = figure, self.step, 0
+        return True
+
 
 def save_state(
     folder: Path,

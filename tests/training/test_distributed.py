@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from models.checkpoint import load_captioner
-from tests.tiny import tiny_checkpoint
+from tests.tiny import tiny_checkpoint, tiny_merges
 from tests.training.conftest import write_scenes
 from training import distributed
 from training.config import SupervisedConfig
+from training.data import PROBLEMS
 from training.loop import STATES
 from training.state import states
 from training.toml_reader import TrainingConfigError
@@ -45,6 +46,27 @@ evaluate_every = 3
 save_every = 2
 average_decay = 0.5
 """
+TEXT_SETTINGS = """
+tokenizer = "bpe.txt.gz"
+[data]
+text = ["text.jsonl"]
+[towers]
+embed_dim = 16
+image_tower = "test_vit"
+image_size = 160
+context_length = 16
+text_width = 32
+text_heads = 2
+text_layers = 1
+[model]
+max_tokens = 12
+mapping = {kind = "mlp", prefix_length = 2}
+decoder = {width = 32, layers = 1, heads = 2, max_length = 24}
+[loop]
+device = "cpu"
+epochs = 3
+batch_size = 8
+"""
 CAPTIONS = ["dog runs on grass", "cat runs in snow"]
 """Of equal length: a loss that averages over tokens weighs each process's tokens by its images."""
 
@@ -56,7 +78,7 @@ def root(tmp_path: Path) -> Path:
     lines = [json.dumps({"file_name": name, "captions": CAPTIONS}) for name in names]
     (tmp_path / "photos" / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     tiny_checkpoint(tmp_path / "runs" / "start")
-    (tmp_path / "stage.toml").write_text(SETTINGS)
+    (tmp_path / "supervised.toml").write_text(SETTINGS)
     return tmp_path
 
 
@@ -74,8 +96,25 @@ def test_two_processes_train_as_one_and_one_goes_on_from_their_state(root: Path)
 
 
 @pytest.mark.slow
-def test_two_processes_exchange_rows_gradients_and_results() -> None:
-    _run(["tests.training.ranks"], processes=2)
+def test_two_processes_exchange_rows_gradients_and_results_and_end_together(tmp_path: Path) -> None:
+    _run(["tests.training.ranks", str(tmp_path)], processes=2)
+
+
+@pytest.mark.slow
+def test_four_processes_start_from_one_new_clip_and_share_captions_of_which_few_have_a_pair(
+    root: Path,
+) -> None:
+    captions = [["the dog runs", "a dog"] if number < 2 else ["the cat"] for number in range(8)]
+    lines = [{"image": str(number), "text": text} for number, group in enumerate(captions) for text in group]
+    (root / "text.jsonl").write_text("\n".join(json.dumps(line) for line in [*lines, {"text": ""}]))
+    (root / "runs" / "bpe.txt.gz").write_bytes(tiny_merges())
+    (root / "text.toml").write_text(TEXT_SETTINGS)
+    out = _train(root, "text", processes=4, stage="text").parent
+    assert {path.name for path in out.iterdir() if path.name.startswith(".")} == set()
+    assert [problem["kind"] for problem in json.loads((out / PROBLEMS).read_text())] == ["empty caption"]
+    log = [line for line in _log(root, "text") if "loss" in line]
+    assert all("captioning" in line for line in log)
+    assert any("contrastive" in line for line in log)
 
 
 def test_process_alone_takes_the_whole_batch() -> None:
@@ -94,7 +133,7 @@ def test_batch_is_shared_out_whole(monkeypatch: pytest.MonkeyPatch, rank: int, s
 
 def test_batch_smaller_than_the_number_of_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _pretend(monkeypatch, rank=0, count=3)
-    with pytest.raises(TrainingConfigError, match="gives 2 images a batch; 3 processes share it"):
+    with pytest.raises(TrainingConfigError, match=r"gives 2 images a batch; 3 .*: raise loop\.batch_size or"):
         distributed.own_share(np.arange(2))
 
 
@@ -109,10 +148,10 @@ def test_automatic_device_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.M
     assert SupervisedConfig().loop.device == "auto"
 
 
-def _train(root: Path, name: str, *arguments: str, processes: int) -> Path:
+def _train(root: Path, name: str, *arguments: str, processes: int, stage: str = "supervised") -> Path:
     """The checkpoint of a run of the real command, by torchrun where there are several processes."""
     out = root / "runs" / name
-    command = ["service.cli", "train", "supervised", str(root / "stage.toml")]
+    command = ["service.cli", "train", stage, str(root / f"{stage}.toml")]
     _run([*command, "--data", str(root), "--out", str(out), *arguments], processes=processes)
     return out / "model"
 
@@ -122,8 +161,17 @@ def _run(module: list[str], *, processes: int) -> None:
     launcher += ["--master-port", str(_free_port())]
     program = [sys.executable, *(launcher if processes > 1 else []), "-m", *module]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    finished = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
+    with subprocess.Popen(
+        program, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as launched:
+        try:
+            output, _ = launched.communicate()
+        except (
+            BaseException
+        ):  # the test's own time limit: torchrun ends its processes, which might wait for ever
+            launched.terminate()
+            raise
+    assert launched.returncode == 0, output
 
 
 def _pretend(monkeypatch: pytest.MonkeyPatch, *, rank: int, count: int) -> None:

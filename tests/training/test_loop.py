@@ -184,6 +184,23 @@ def test_unknown_best_figure_names_the_known_ones_before_the_first_step(tmp_path
     assert stage.calls == 0
 
 
+def test_end_of_time_on_an_evaluated_step_is_evaluated_and_sampled_once(tmp_path: Path) -> None:
+    stage, evaluations = ToyStage(pause_s=0.05), []
+
+    def evaluate() -> dict[str, float]:
+        evaluations.append(stage.calls)
+        return {"fit": float(stage.calls)}
+
+    stage.evaluate = evaluate  # type: ignore[method-assign]
+    loop = replace(LOOP, accumulate=1, evaluate_every=1, max_minutes=0.001)
+    result = train(stage, optim=OPTIM, loop=loop, out=tmp_path, resume=False)
+    assert result.step < 40
+    assert evaluations == list(range(1, result.step + 1))
+    assert result.figures == {"fit": float(result.step)}
+    for kind in ("evaluation", "samples"):
+        assert [line["step"] for line in _log(tmp_path) if kind in line] == evaluations
+
+
 def _interrupting_second_call(function: Callable[..., Any]) -> Callable[..., Any]:
     calls: list[int] = []
 
