@@ -14,7 +14,7 @@ from training.optim import WeightAverage
 
 TENSORS, COUNTERS = "state.safetensors", "state.json"
 KEPT_STATES = 2
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_MOMENTS, _STEP = ("exp_avg", "exp_avg_sq"), "step"
 
 
 class ResumeError(ValueError):
@@ -121,21 +121,25 @@ def _tensors(
     if with_moments:
         for name, parameter in _named(optimizer):
             moments = optimizer.state[parameter]
-            tensors |= {f"{key}.{name}": moments[key] for key in _MOMENTS if key in moments}
+            tensors |= {f"{key}.{name}": moments[key] for key in (*_MOMENTS, _STEP) if key in moments}
     return {name: value.contiguous() for name, value in tensors.items()}
 
 
 def _restore_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
-    for name, parameter in _named(optimizer):
-        for key in _MOMENTS:
-            if f"{key}.{name}" in saved:
-                optimizer.state[parameter][key] = _in_layout_of(parameter, saved[f"{key}.{name}"])
+    for group in optimizer.param_groups:
+        counts_beside_weights = group.get("fused") or group.get("capturable")  # else torch counts on the CPU
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            moments = optimizer.state[parameter]
+            for key in _MOMENTS:
+                if f"{key}.{name}" in saved:
+                    moments[key] = _in_layout_of(parameter, saved[f"{key}.{name}"])
+            if f"{_STEP}.{name}" in saved:
+                device = parameter.device if counts_beside_weights else "cpu"
+                moments[_STEP] = saved[f"{_STEP}.{name}"].to(device, torch.float32)
 
 
 def _in_layout_of(parameter: nn.Parameter, saved: Tensor) -> Tensor:
     """A copy with the parameter's strides: fused AdamW walks memory; convolutions may be channels-last."""
-    if saved.shape != parameter.shape:  # the step count
-        return saved.clone()
     return torch.empty_like(parameter, dtype=saved.dtype).copy_(saved)
 
 
