@@ -1,7 +1,7 @@
 """AdamW's parameter groups, and the learning rate as a pure function of the step."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,7 +34,11 @@ def parameter_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, A
     """Trainable parameters by learning rate and decay.
 
     Matrices decay; vectors (norms, biases, scales) and embeddings don't: decay would pull rare words to zero.
+
+    Raises:
+        TrainingConfigError: nothing learns, or a multiplier is for parameters that are not there.
     """
+    _check_prefixes(module, config.lr_multipliers, setting="optim.lr_multipliers")
     embeddings = _embedding_names(module)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
@@ -63,6 +67,16 @@ def largest(parameters: list[Tensor]) -> float:
     return float(torch.stack(torch._foreach_norm(parameters, math.inf)).max())
 
 
+def _check_prefixes(module: nn.Module, prefixes: Iterable[str], *, setting: str) -> None:
+    names = [name for name, _ in module.named_parameters()]
+    unused = [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)]
+    if unused:
+        starts = ", ".join(unused)
+        raise TrainingConfigError(
+            setting, [f"no parameter starts with {starts}; names start like {names[0]}"]
+        )
+
+
 def lr_multiplier(name: str, multipliers: Mapping[str, float]) -> float:
     """The multiplier of the longest prefix that the parameter's name starts with; 1 without one."""
     matching = [prefix for prefix in multipliers if name.startswith(prefix)]
@@ -75,13 +89,7 @@ def freeze(module: nn.Module, prefixes: tuple[str, ...]) -> None:
     Raises:
         TrainingConfigError: a prefix that no parameter starts with; it would freeze nothing in silence.
     """
-    names = [name for name, _ in module.named_parameters()]
-    unused = [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)]
-    if unused:
-        starts = ", ".join(unused)
-        raise TrainingConfigError(
-            "frozen", [f"no parameter starts with {starts}; names start like {names[0]}"]
-        )
+    _check_prefixes(module, prefixes, setting="frozen")
     for name, parameter in module.named_parameters():
         if name.startswith(prefixes or ("\0",)):
             parameter.requires_grad_(False)

@@ -48,6 +48,13 @@ def test_prefix_that_freezes_nothing_is_an_error() -> None:
         freeze(_Model(), ("boddy",))
 
 
+@pytest.mark.parametrize("factor", [0.0, 0.5])
+def test_multiplier_of_no_parameter_is_an_error(factor: float) -> None:
+    config = OptimConfig(lr_multipliers={"body.": 0.5, "boddy.": factor})
+    with pytest.raises(ValueError, match=r"optim\.lr_multipliers.*\n.*no parameter starts with boddy\.;"):
+        parameter_groups(_Model(), config)
+
+
 def test_average_follows_its_recurrence_and_gives_the_weights_back() -> None:
     model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
