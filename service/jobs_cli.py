@@ -2,8 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
@@ -11,7 +9,7 @@ import typer
 
 from service.bucket_uri import plain_uri
 from service.errors import CommandError
-from service.jobs.client import DEFAULT_URL, URL_VARIABLE, JobClient
+from service.jobs.client import DEFAULT_URL, URL_VARIABLE, JobClient, quoted
 from service.jobs.watching import watch_job
 from service.settings import read_settings
 
@@ -117,7 +115,7 @@ def status(
     client = JobClient(url)
     if watch:
         return watch_job(client, job)
-    typer.echo(json.dumps(client.ask("GET", f"/v1/jobs/{job}"), indent=2))
+    typer.echo(json.dumps(client.ask("GET", f"/v1/jobs/{quoted(job)}"), indent=2))
     return 0
 
 
@@ -135,40 +133,40 @@ def results(
     url: Url = None,
 ) -> None:
     """A job's captions on standard output."""
-    for piece in JobClient(url).pieces(f"/v1/jobs/{job}/results?output={output}"):
+    for piece in JobClient(url).pieces(f"/v1/jobs/{quoted(job)}/results?output={quoted(output)}"):
         sys.stdout.buffer.write(piece)
 
 
 @jobs_app.command()
 def errors(job: JobId, url: Url = None) -> None:
     """Photos that failed, as JSON lines."""
-    for line in JobClient(url).lines(f"/v1/jobs/{job}/errors"):
+    for line in JobClient(url).lines(f"/v1/jobs/{quoted(job)}/errors"):
         sys.stdout.buffer.write(line)
 
 
 @jobs_app.command()
 def retry(job: JobId, url: Url = None) -> None:
     """Run again what failed and may succeed now."""
-    answer = JobClient(url).ask("POST", f"/v1/jobs/{job}/retry")
+    answer = JobClient(url).ask("POST", f"/v1/jobs/{quoted(job)}/retry")
     typer.echo(f"{answer['retried']} photos run again")
 
 
 @jobs_app.command()
 def cancel(job: JobId, url: Url = None) -> None:
     """End a job within a batch; what is captioned stays."""
-    typer.echo(JobClient(url).ask("DELETE", f"/v1/jobs/{job}")["state"])
+    typer.echo(JobClient(url).ask("DELETE", f"/v1/jobs/{quoted(job)}")["state"])
 
 
 @jobs_app.command()
 def pause(job: JobId, url: Url = None) -> None:
     """Let a job rest, also over restarts."""
-    typer.echo(JobClient(url).ask("POST", f"/v1/jobs/{job}/pause")["state"])
+    typer.echo(JobClient(url).ask("POST", f"/v1/jobs/{quoted(job)}/pause")["state"])
 
 
 @jobs_app.command()
 def resume(job: JobId, url: Url = None) -> None:
     """Go on with a paused job."""
-    typer.echo(JobClient(url).ask("POST", f"/v1/jobs/{job}/resume")["state"])
+    typer.echo(JobClient(url).ask("POST", f"/v1/jobs/{quoted(job)}/resume")["state"])
 
 
 @jobs_app.command()
@@ -180,6 +178,7 @@ def recover() -> None:
     settings = read_settings()
     url = settings.redis_url or running_broker_url(settings.data_dir / "broker")
     parts = JobParts.build(settings.model_copy(update={"redis_url": url}))
+    parts.keeper.look_back()
     done = parts.keeper.look()
     for job, what in done.items():
         typer.echo(f"{job}: {what}")
@@ -234,36 +233,6 @@ def _source(client: JobClient, source: str, *, on_server: bool) -> dict[str, str
 
 
 def _dataset_of(client: JobClient, source: str) -> str:
-    """Id of a dataset, which is sent first where it is a file or folder here."""
-    path = Path(source)
-    if not path.exists():
-        if source.startswith("ds-"):
-            return source
-        raise CommandError(f"there is no {source!r} here, and a dataset's id begins with ds-")
-    dataset = client.ask(
-        "POST",
-        "/v1/datasets",
-        body=_tar_pieces(path) if path.is_dir() else _file_pieces(path),
-        headers={"Content-Type": "application/x-tar" if path.is_dir() else "application/octet-stream"},
-    )
-    for one in dataset["rejected"]:
-        typer.echo(f"left out: {one['file_name']}: {one['problem']['detail']}", err=True)
-    return str(dataset["id"])
+    from service.jobs.sending import dataset_of
 
-
-def _tar_pieces(folder: Path) -> Iterator[bytes]:
-    from service.jobs.dataset_captions import CAPTIONS_FILE
-    from service.jobs.tar_stream import tar_of
-    from service.offline.photo_files import EXTENSIONS, find_photos
-
-    photos = find_photos([str(folder)])
-    if not photos:
-        raise CommandError(f"there is no photo in {folder}; photos end in {', '.join(sorted(EXTENSIONS))}")
-    files = [file for file in (folder / CAPTIONS_FILE,) if file.is_file()] + photos
-    return tar_of((file.relative_to(folder).as_posix(), file.read_bytes()) for file in files)
-
-
-def _file_pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(1024 * 1024):
-            yield piece
+    return dataset_of(client, source)

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
-from urllib.parse import quote
 
 from models.manifest import CheckpointError
 from service.errors import CommandError
-from service.jobs.client import JobClient
+from service.jobs.client import JobClient, quoted
 from service.model_registry import ModelRegistry
 from service.model_versions import ModelVersion
 
@@ -92,11 +91,11 @@ class ServedModels:
         self._client.send("DELETE", _address(wanted))
 
     def set_alias(self, alias: str, wanted: str) -> str:
-        answer = self._send("PUT", f"/v1/models/aliases/{quote(alias, safe='')}", {"model": wanted})
+        answer = self._send("PUT", f"/v1/models/aliases/{quoted(alias)}", {"model": wanted})
         return str(answer["id"])
 
     def delete_alias(self, alias: str) -> None:
-        self._client.send("DELETE", f"/v1/models/aliases/{quote(alias, safe='')}")
+        self._client.send("DELETE", f"/v1/models/aliases/{quoted(alias)}")
 
     def _send(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._client.ask(
@@ -158,4 +157,4 @@ class StoredModels:
 
 
 def _address(wanted: str) -> str:
-    return f"/v1/models/{quote(wanted, safe='')}"
+    return f"/v1/models/{quoted(wanted)}"

@@ -3,10 +3,10 @@
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from service.errors import CommandError
 
@@ -25,10 +25,7 @@ class JobClient:
 
     def __init__(self, url: str | None = None) -> None:
         self._url = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
-        parts = urlsplit(self._url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise CommandError(f"{self._url!r} is not the address of a service; use http://host:port")
-        self._parts = parts
+        self._parts = _parts_of(self._url)
 
     def ask(
         self,
@@ -40,8 +37,14 @@ class JobClient:
     ) -> dict[str, Any]:
         """The JSON answer."""
         with self._response(method, path, body=body, headers=headers) as response:
-            answer: dict[str, Any] = json.loads(response.read())
-            return answer
+            content = response.read()
+        try:
+            answer: dict[str, Any] = json.loads(content)
+        except ValueError as error:
+            raise CommandError(
+                f"what answers at {self._url} is not semicap; {URL_VARIABLE} or --url names another"
+            ) from error
+        return answer
 
     def send(self, method: str, path: str) -> None:
         """Asks for what has no answer but that it is done."""
@@ -69,15 +72,13 @@ class JobClient:
         headers: dict[str, str] | None = None,
     ) -> Iterator[HTTPResponse]:
         with closing(self._connection()) as connection:
+            address = quote(self._parts.path.rstrip("/"), safe="/%") + path
+            headers = {**_key_header(), **(headers or {})}
             try:
-                connection.request(
-                    method,
-                    self._parts.path.rstrip("/") + path,
-                    body=body,
-                    headers={**_key_header(), **(headers or {})},
-                )
+                with suppress(BrokenPipeError, ConnectionResetError):  # a refusal comes before the whole body
+                    connection.request(method, address, body=body, headers=headers)
                 response = connection.getresponse()
-                if response.status >= 400:
+                if response.status >= 300:
                     raise CommandError(_problem(response))
                 yield response
             except (OSError, HTTPException) as error:
@@ -91,12 +92,36 @@ class JobClient:
         return kind(self._parts.hostname or "", self._parts.port, timeout=_TIMEOUT_S)
 
 
+def quoted(name: str) -> str:
+    """An id or name as one part of an address."""
+    return quote(os.fsencode(name), safe="")
+
+
+def _parts_of(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError:  # a port that is no number, a name with an empty part
+        pass
+    raise CommandError(f"{url!r} is not the address of a service; use http://host:port")
+
+
 def _key_header() -> dict[str, str]:
     key = os.environ.get(KEY_VARIABLE)
+    if key and not (key.isascii() and key.isprintable()):
+        raise CommandError(f"{KEY_VARIABLE} has characters that are in no key; copy the key again")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _problem(response: HTTPResponse) -> str:
+    moved_to = response.getheader("Location")
+    if moved_to is not None:
+        return (
+            f"the service answered {response.status} and names {moved_to}; "
+            f"{URL_VARIABLE} or --url says where it is"
+        )
     text = response.read(64 * 1024)
     try:
         return str(json.loads(text)["detail"])

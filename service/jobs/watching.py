@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from service.jobs.client import JobClient
+from service.jobs.client import JobClient, quoted
 
 POLL_S = 0.5
 SOME_FAILED = 1
@@ -28,7 +28,7 @@ def watch_job(client: JobClient, job_id: str) -> int:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("queued", total=None)
         while True:
-            job = client.ask("GET", f"/v1/jobs/{job_id}")
+            job = client.ask("GET", f"/v1/jobs/{quoted(job_id)}")
             progress.update(task, **_bar(job))
             told = _tell_curve(console, job.get("curve") or [], after=told)
             if job["ended"]:

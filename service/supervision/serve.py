@@ -107,9 +107,16 @@ def _environment(settings: Settings, url: str) -> dict[str, str]:
 
 @contextmanager
 def only_user_of(folder: Path) -> Iterator[None]:
-    """Holds a data folder; raises CommandError when another process does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("w") as lock:
+    """Holds a data folder; raises CommandError when another process does, or it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_FILE).open("w")
+    except OSError as error:
+        raise CommandError(
+            f"the data folder {folder} cannot be used ({error.strerror or error}); "
+            "name another one (SEMICAP_DATA_DIR)"
+        ) from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

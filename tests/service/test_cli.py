@@ -69,6 +69,11 @@ def test_caption_has_a_flag_for_every_option(semicap: Semicap) -> None:
         (("worker",), {"SEMICAP_REDIS_URL": "http://x"}, "SEMICAP_REDIS_URL"),
         (("jobs", "status", "job-1", "--url", "http://127.0.0.1:9"), {}, "does not answer"),
         (("jobs", "submit", "captions", "/no/such/folder"), {}, "there is no '/no/such/folder'"),
+        (("jobs", "submit", "captions", "x" * 5000), {}, "cannot be read"),
+        (("jobs", "status", "job-1"), {"SEMICAP_API_KEY": "semicap_ключ"}, "SEMICAP_API_KEY has characters"),
+        (("jobs", "status", "job-1", "--url", "http://127.0.0.1:x"), {}, "is not the address of a service"),
+        (("jobs", "status", "job-1", "--url", "http://a..b"), {}, "is not the address of a service"),
+        (("jobs", "status", "job-1", "--url", "http://[::1"), {}, "is not the address of a service"),
         (("serve",), {"SEMICAP_PORT": "70000"}, "SEMICAP_PORT"),
         (("serve", "--host", "0.0.0.0"), {"SEMICAP_DATA_DIR": "/no/such/folder"}, "semicap keys create"),
         (("api", "--host", "0.0.0.0"), {"SEMICAP_DATA_DIR": "/no/such/folder"}, "semicap keys create"),
@@ -103,6 +108,16 @@ def test_port_that_is_taken_is_one_line(
     assert status == 2
     assert f"cannot listen on 127.0.0.1:{port}" in err
     assert len(err.splitlines()) == 1
+
+
+def test_data_folder_that_cannot_be_made_is_one_line(
+    semicap: Semicap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.log.configure_logging", lambda **_: None)
+    monkeypatch.setenv("SEMICAP_DATA_DIR", "/proc/nope")
+    status, _, err = semicap("serve", "--port", "0")
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "the data folder /proc/nope cannot be used (No such file or directory)" in err
 
 
 def test_photo_is_captioned_from_the_command_line(

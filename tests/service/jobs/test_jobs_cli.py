@@ -121,6 +121,39 @@ def test_archive_is_sent_as_it_is_and_its_dataset_used_again(
     worker.do_all()
 
 
+def test_photo_that_cannot_be_read_is_left_out_and_said(
+    semicap: Semicap, worker: InlineWorker, tmp_path: Path
+) -> None:
+    folder = photo_folder(tmp_path / "photos", good=2)
+    (folder / "bad.jpg").symlink_to("/proc/self/mem")  # nobody can read it from its beginning
+    _, out, err = semicap("submit", "captions", str(folder))
+    assert "bad.jpg: Input/output error" in err
+    assert json.loads(semicap("status", out.strip())[1])["counts"]["total"] == 2
+    worker.do_all()
+
+
+def test_file_of_captions_or_archive_that_cannot_be_read_ends_the_submission(
+    semicap: Semicap, tmp_path: Path
+) -> None:
+    folder = photo_folder(tmp_path / "photos", good=2)
+    (folder / "metadata.jsonl").symlink_to("/proc/self/mem")
+    status, out, err = semicap("submit", "captions", str(folder))
+    assert (status, out) == (2, "")
+    assert "metadata.jsonl cannot be read (Input/output error); nothing was submitted" in err
+    status, out, err = semicap("submit", "captions", "/proc/self/mem")
+    assert (status, out) == (2, "")
+    assert "/proc/self/mem cannot be read" in err
+
+
+@pytest.mark.parametrize("job", ["job x", "jöb", "job\udcff", "a/b?c#d", "job%20x"])
+def test_any_text_as_an_id_is_a_job_that_is_not_there(semicap: Semicap, job: str) -> None:
+    for command in (("status", job), ("status", job, "--watch"), ("results", job, "--output", "ö x")):
+        status, out, err = semicap(*command)
+        assert (status, out, len(err.splitlines())) == (2, "", 1)
+        assert "does not answer" not in err
+        assert "there is " in err
+
+
 def test_recover_rebuilds_what_the_broker_lost(
     semicap: Semicap,
     worker: InlineWorker,
