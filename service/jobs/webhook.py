@@ -3,11 +3,12 @@
 import json
 import socket
 import ssl
+import time
 from contextlib import suppress
 from datetime import timedelta
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import SplitResult, urlsplit
 
+import h11
 import structlog
 from standardwebhooks import Webhook
 
@@ -21,7 +22,12 @@ from service.settings import Settings
 PAUSES = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 3600, 4 * 3600, 12 * 3600))
 """Between tries; after the last one it is given up."""
 
-_TIMEOUT_S = 10.0
+_STEP_S = 10.0
+_EXCHANGE_S = 30.0
+"""From the first connection to the answer's status: who answers byte by byte holds no worker."""
+
+_MAX_ANSWER_BYTES = 64 * 1024
+_READ_BYTES = 4096
 _MOST_KEPT = 200
 _ONLY_PUBLIC = "webhooks go to public https addresses only (SEMICAP_WEBHOOK_PRIVATE allows others)"
 
@@ -73,7 +79,7 @@ class WebhookSender:
         }
         try:
             return _post(urlsplit(url), body.encode(), headers, private_allowed=self._private_allowed)
-        except (WebhookError, OSError, HTTPException) as error:
+        except (WebhookError, OSError, h11.ProtocolError) as error:
             return f"{type(error).__name__}: {error}"[:_MOST_KEPT]
 
 
@@ -97,14 +103,42 @@ def _after(delivery: Delivery, answer: str) -> Delivery:
 
 def _post(url: SplitResult, body: bytes, headers: dict[str, str], *, private_allowed: bool) -> str:
     """The answer's status; redirects are not followed, no proxy of the environment is used."""
+    end = time.monotonic() + _EXCHANGE_S
     port = url.port or (443 if url.scheme == "https" else 80)
-    connection = _connect(url, _addresses(url, port, private_allowed=private_allowed), port)
-    try:
-        target = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        connection.request("POST", target, body=body, headers={**headers, "Host": url.netloc})
-        return str(connection.getresponse().status)
-    finally:
-        connection.close()
+    addresses = _addresses(url, port, private_allowed=private_allowed)
+    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_ANSWER_BYTES)
+    target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    more = {"Host": url.netloc, "Content-Length": str(len(body)), "Connection": "close"}
+    request = h11.Request(method="POST", target=target, headers=list((headers | more).items()))
+    whole = b"".join(http.send(event) or b"" for event in (request, h11.Data(body), h11.EndOfMessage()))
+    with _connect(url, addresses, port, end=end) as connection:
+        connection.settimeout(_left_s(end))
+        connection.sendall(whole)
+        return _status(http, connection, end=end)
+
+
+def _status(http: h11.Connection, connection: socket.socket, *, end: float) -> str:
+    """Reads no more of the answer than its head."""
+    num_bytes = 0
+    while not isinstance(event := http.next_event(), h11.Response):
+        if event is h11.NEED_DATA:
+            connection.settimeout(_left_s(end))
+            data = connection.recv(_READ_BYTES)
+            num_bytes += len(data)
+            if num_bytes > _MAX_ANSWER_BYTES:
+                raise WebhookError(f"the head of the answer has more than {_MAX_ANSWER_BYTES} bytes")
+            http.receive_data(data)
+        elif not isinstance(event, h11.InformationalResponse):
+            raise WebhookError("the connection ended without an answer")
+    return str(event.status_code)
+
+
+def _left_s(end: float) -> float:
+    """How long the next step of the exchange may take."""
+    left = end - time.monotonic()
+    if left <= 0:
+        raise WebhookError(f"the exchange took more than {_EXCHANGE_S:g} s")
+    return min(left, _STEP_S)
 
 
 def _addresses(url: SplitResult, port: int, *, private_allowed: bool) -> list[str]:
@@ -120,19 +154,17 @@ def _addresses(url: SplitResult, port: int, *, private_allowed: bool) -> list[st
     raise WebhookError(_ONLY_PUBLIC)
 
 
-def _connect(url: SplitResult, addresses: list[str], port: int) -> HTTPConnection:
+def _connect(url: SplitResult, addresses: list[str], port: int, *, end: float) -> socket.socket:
     """A connection to the first address that takes one."""
     for host in addresses[:-1]:
         with suppress(OSError):
-            return _connection(url, host, port)
-    return _connection(url, addresses[-1], port)
+            return _connection(url, host, port, end=end)
+    return _connection(url, addresses[-1], port, end=end)
 
 
-def _connection(url: SplitResult, host: str, port: int) -> HTTPConnection:
-    secure = url.scheme == "https"
-    connection = (HTTPSConnection if secure else HTTPConnection)(host, port, timeout=_TIMEOUT_S)
-    plain = socket.create_connection((host, port), timeout=_TIMEOUT_S)
-    connection.sock = (
-        ssl.create_default_context().wrap_socket(plain, server_hostname=url.hostname) if secure else plain
-    )
-    return connection
+def _connection(url: SplitResult, host: str, port: int, *, end: float) -> socket.socket:
+    plain = socket.create_connection((host, port), timeout=_left_s(end))
+    if url.scheme != "https":
+        return plain
+    plain.settimeout(_left_s(end))
+    return ssl.create_default_context().wrap_socket(plain, server_hostname=url.hostname)

@@ -1,7 +1,11 @@
 """Webhooks: signed, only to where the operator allows, tried again until they are taken."""
 
+import re
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -99,6 +103,38 @@ def test_webhook_goes_by_the_address_rules_of_image_urls(
     monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
     WebhookSender(parts.jobs, secret=SECRET, private_allowed=False).run(job.id)
     assert "has no public address" in parts.jobs.archive.delivery(job.id, 1).answer
+
+
+@pytest.mark.parametrize(
+    ("sent", "limit_s", "said"),
+    [
+        (b"H", 0.5, "the exchange took more than 0.5 s|TimeoutError"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, 60.0, "more than 65536 bytes"),
+        (b"x: y\r\n" * 1000, 60.0, "more than 65536 bytes"),
+        (b"", 60.0, "RemoteProtocolError"),
+    ],
+)
+def test_target_that_never_ends_its_answer_does_not_hold_the_worker(
+    parts: JobParts, monkeypatch: pytest.MonkeyPatch, sent: bytes, limit_s: float, said: str
+) -> None:
+    monkeypatch.setattr("service.jobs.webhook._EXCHANGE_S", limit_s)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=_dribble, args=(server, sent), daemon=True)
+        thread.start()
+        job = ended_job(parts, f"http://127.0.0.1:{server.getsockname()[1]}/")
+        WebhookSender(parts.jobs, secret=SECRET, private_allowed=True).run(job.id)
+        thread.join()
+    assert re.search(said, parts.jobs.archive.delivery(job.id, 1).answer)
+
+
+def _dribble(server: socket.socket, sent: bytes) -> None:
+    """Sends the same again and again until the other side has gone."""
+    server.settimeout(30)
+    with suppress(OSError), server.accept()[0] as connection:
+        connection.recv(65536)
+        while sent:
+            connection.sendall(sent)
+            time.sleep(0.02)
 
 
 def test_webhook_that_nobody_takes_is_given_up(parts: JobParts) -> None:
