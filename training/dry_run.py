@@ -27,6 +27,7 @@ from training.data import Problems
 from training.disk import WriteError, free_bytes
 from training.inputs import check_inputs
 from training.joint import build_joint
+from training.kept_settings import setting_faults
 from training.loop import RESULT, STATES, TrainingDivergedError, train
 from training.shards import UNREADABLE_INDEX
 from training.stage import Stage
@@ -71,6 +72,7 @@ def dry_run(name: str, config: StageConfig, places: Places, *, earlier: Collecti
     """
     inputs = check_inputs(config, places, earlier=earlier)
     rows, faults = inputs.rows, inputs.faults
+    faults += setting_faults(config, places.out)
     if isinstance(config, TrainedConfig) and not faults:
         if inputs.pending:
             rows.append(("memory, disk", f"known when {', '.join(inputs.pending)} is there"))

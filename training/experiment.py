@@ -9,7 +9,7 @@ from training.config_parts import SHIPPED
 from training.evaluate import beam_options, evaluate_checkpoint, read_evaluation_photos
 from training.experiment_page import Arm, Run, write_experiment
 from training.report import read_report
-from training.run import read_step, run_unless_finished
+from training.run import read_step, run_steps
 from training.toml_reader import TrainingConfigError, config_from, read_toml, setting
 
 PLAN = "experiment.toml"
@@ -63,8 +63,8 @@ def run_experiment(folder: Path, *, data: Path, out: Path) -> Path:
     config, arms = read_experiment(folder)
     start = [(name, read_step(folder / f"{name}.toml")[1]) for name in config.start]
     steps = _steps(folder, arms)
-    for name, step_config in [*start, *((step.name, step.config) for step in steps)]:
-        run_unless_finished(name, step_config, Places(data, out / name))
+    trained = [*start, *((step.name, step.config) for step in steps)]
+    run_steps(trained, data=data, out=out, source=str(folder))
     photos = read_evaluation_photos(data / config.validation)
     options = beam_options(config.num_beams)
     runs = []

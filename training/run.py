@@ -1,10 +1,8 @@
 """Runs a training step from its configuration to its result, and a recipe's steps one after the other."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +24,10 @@ from training.config import (
     UnsupervisedConfig,
 )
 from training.data import Problems, read_texts
-from training.disk import replace_text
 from training.dry_run import DryRun, dry_run
 from training.inputs import missing_results
 from training.joint import run_joint
+from training.kept_settings import finished_result, keep_result, keep_settings, setting_faults
 from training.pseudo_captions import run_pseudo
 from training.release import run_release
 from training.sources import read_captioned_sources
@@ -39,7 +37,7 @@ from training.toml_reader import TrainingConfigError, config_from, read_toml
 from training.unsupervised import run_unsupervised
 from training.vocabulary import learn_merges, write_merges
 
-FINISHED, MERGES = "finished.json", "bpe.txt.gz"
+MERGES = "bpe.txt.gz"
 
 
 def read_step(
@@ -63,8 +61,14 @@ def read_step(
 
 
 def run_step(config: StageConfig, places: Places, *, resume: bool) -> Path:
-    """Trains one step and returns where its result lies."""
+    """Trains one step and returns where its result lies.
+
+    Raises:
+        ResumeError: `out` holds a run that was trained with other settings.
+    """
     places.out.mkdir(parents=True, exist_ok=True)
+    distributed.start(_device(config))
+    keep_settings(config, places.out, resume=resume)
     runners: dict[type[Any], Callable[[Any, Places, bool, Problems], Path]] = {
         TokenizerConfig: _run_tokenizer,
         TextConfig: _run_text,
@@ -77,8 +81,7 @@ def run_step(config: StageConfig, places: Places, *, resume: bool) -> Path:
     }
     problems = Problems()
     result = runners[type(config)](config, places, resume, problems)
-    summary = json.dumps({"result": result.name, "config": asdict(config)}, indent=1)
-    distributed.by_first_rank(lambda: replace_text(places.out / FINISHED, summary + "\n"))
+    distributed.by_first_rank(lambda: keep_result(config, places.out, result))
     return result
 
 
@@ -96,16 +99,30 @@ def run_recipe(folder: Path, *, data: Path, out: Path) -> list[Path]:
     ]
     if faults:
         raise TrainingConfigError(str(folder), faults)
-    return [run_unless_finished(name, config, Places(data, out / name)) for name, config in steps]
+    return run_steps(steps, data=data, out=out, source=str(folder))
 
 
-def run_unless_finished(name: str, config: StageConfig, places: Places) -> Path:
-    """Runs a step, goes on with a cut one, skips a finished one; returns where its result lies."""
-    if not (places.out / FINISHED).is_file():
+def run_steps(steps: Sequence[tuple[str, StageConfig]], *, data: Path, out: Path, source: str) -> list[Path]:
+    """Runs named steps, goes on with a cut one, skips finished ones; returns where their results lie.
+
+    Raises:
+        TrainingConfigError: a step finished or began with other settings; found before the first one runs.
+    """
+    faults = [
+        f"step {name}: {fault}" for name, config in steps for fault in setting_faults(config, out / name)
+    ]
+    if faults:
+        raise TrainingConfigError(source, faults)
+    return [_run_unless_finished(name, config, Places(data, out / name)) for name, config in steps]
+
+
+def _run_unless_finished(name: str, config: StageConfig, places: Places) -> Path:
+    result = finished_result(places.out)
+    if result is None:
         return run_step(config, places, resume=True)
-    summary = json.loads((places.out / FINISHED).read_text())
-    Console().print(f"{name}: finished before, skipped", highlight=False)
-    return places.out / str(summary["result"])
+    if distributed.rank() == 0:
+        Console().print(f"{name}: finished before, skipped", highlight=False)
+    return result
 
 
 def dry_run_recipe(folder: Path, *, data: Path, out: Path) -> list[DryRun]:
@@ -143,8 +160,15 @@ def _required_sources(config: StageConfig) -> Sequence[str]:
     return sources.get(type(config), ())
 
 
+def _device(config: StageConfig) -> str:
+    if isinstance(config, TextConfig | JointConfig | SupervisedConfig | UnsupervisedConfig):
+        return config.loop.device
+    if isinstance(config, PseudoConfig):
+        return config.device
+    return "cpu" if isinstance(config, AverageConfig) else "auto"
+
+
 def _run_tokenizer(config: TokenizerConfig, places: Places, resume: bool, problems: Problems) -> Path:
-    distributed.start("auto")
     return distributed.by_first_rank(lambda: _learn_vocabulary(config, places, problems))
 
 
@@ -181,10 +205,8 @@ def _run_unsupervised(config: UnsupervisedConfig, places: Places, resume: bool, 
 
 
 def _run_average(config: AverageConfig, places: Places, resume: bool, problems: Problems) -> Path:
-    distributed.start("cpu")
     return distributed.by_first_rank(lambda: run_average(config, places))
 
 
 def _run_release(config: ReleaseConfig, places: Places, resume: bool, problems: Problems) -> Path:
-    distributed.start("auto")
     return distributed.by_first_rank(lambda: run_release(config, places))
