@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from training.disk import replace_text
+
 
 @dataclass(frozen=True)
 class EvaluatedImage:
@@ -76,5 +78,9 @@ def read_report(path: Path) -> Report:
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:
-    """Readable JSON, text unescaped."""
-    path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Readable JSON, text unescaped; whole or not at all, but for a pipe or a link, which is written into."""
+    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_text(text, encoding="utf-8")
+    else:
+        replace_text(path, text)
