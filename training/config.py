@@ -1,5 +1,6 @@
 """The settings of every training step: one frozen dataclass a step, one documented line a field."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,8 +229,9 @@ class Places:
         return self.out.parent / "cache"
 
     def run(self, relative: str) -> Path:
-        """A result of another step."""
-        return (self.runs or self.out.parent) / relative
+        """A result of another step; `../other/model` is found though the folder of runs is still to be made."""
+        path = (self.runs or self.out.parent) / relative
+        return path if path.exists() else Path(os.path.normpath(path))
 
     def second_scorer(self, name: str) -> Path:
         """The CLIP folder that a setting names."""

@@ -100,6 +100,11 @@ def test_recipe_knows_what_its_earlier_steps_will_make(places: Places, tmp_path:
     assert f"error: init: {places.run('1-labelled/model')} does not exist" in output
 
 
+def test_result_beside_the_folder_of_runs_is_found_before_that_is_made(places: Places) -> None:
+    new = Places(places.data, places.out.parent / "new" / "run")
+    assert new.run("../start/checkpoint") == places.run("start/checkpoint")
+
+
 def test_need_is_what_the_step_then_takes(places: Places) -> None:
     values = {
         "init": "start/checkpoint",
