@@ -63,6 +63,11 @@ class ModelRegistry:
         newest_first = sorted(known, key=lambda one: one.created, reverse=True)
         return sorted(newest_first, key=lambda one: one.name)
 
+    def ids(self) -> list[str]:
+        """Ids of all versions, for no more than a look at the store's keys."""
+        names = [key.removesuffix(".json").split("/")[-2:] for key in self._store.keys(_VERSIONS)]
+        return [shipped_version().id, *(":".join(parts) for parts in names)]
+
     def find(self, wanted: str) -> ModelVersion:
         """The version of an id (name:version), an alias, a version, or a name (its newest).
 

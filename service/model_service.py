@@ -52,6 +52,7 @@ class ModelService:
         self._metrics = metrics
         self._changing = threading.Lock()
         self._aliases: Mapping[str, str] = {}
+        self._names: frozenset[str] = frozenset()
         self._failed: tuple[str, float] = ("", 0.0)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow_on, name="semicap-models", daemon=True)
@@ -67,6 +68,10 @@ class ModelService:
     def meant(self, wanted: str | None) -> str | None:
         """What an alias means, by the last look at the registry; any other name as it is."""
         return self._aliases.get(wanted, wanted) if wanted else wanted
+
+    def is_known(self, wanted: str) -> bool:
+        """Whether it is the id, version or name of a version, by the last look at the registry."""
+        return wanted in self._names
 
     def versions(self) -> list[ModelVersion]:
         """Every version; a folder that SEMICAP_CHECKPOINT names among them."""
@@ -131,12 +136,13 @@ class ModelService:
         self.registry.sweep()
 
     def follow(self) -> None:
-        """Looks at the registry once: aliases, and whether another version was activated elsewhere.
+        """Looks at the registry once: names, aliases, and whether another version was activated elsewhere.
 
         Raises:
             ServiceError: the store does not answer, or the version cannot be loaded here.
         """
         self._aliases = self.registry.state().aliases
+        self._names = frozenset(name for id in self.registry.ids() for name in (id, *id.split(":")))
         failed, until = self._failed
         if self.is_pinned or (failed and self.registry.active_id() == failed and time.monotonic() < until):
             return
@@ -189,7 +195,9 @@ class ModelService:
             )
 
     def _follow_on(self) -> None:
-        while not self._ended.wait(FOLLOW_S):
+        wait_s = 0.0
+        while not self._ended.wait(wait_s):
+            wait_s = FOLLOW_S
             try:
                 self.follow()
             except ServiceError as error:

@@ -3,11 +3,13 @@
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from service.api.adapters.client_options import check_client_model, client_options
 from service.engine.options import CaptionOptions
 from service.errors import InvalidOptionError, ModelNotFoundError
 from service.registry import ServedModel
+from tests.service.conftest import parts_of
 
 PASTED = CaptionOptions(one_sentence=True, sentence_case=True, final_stop="add")
 
@@ -51,10 +53,13 @@ def test_option_that_means_nothing_is_refused(given: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["", None, "gpt-4o", "llava:13b", "tiny", "tiny:latest", "{id}"])
-def test_foreign_names_and_ours_are_answered(tiny_model: ServedModel, name: str | None) -> None:
-    check_client_model(tiny_model, name.format(id=tiny_model.id) if name else name)
+def test_foreign_names_and_ours_are_answered(
+    client: TestClient, tiny_model: ServedModel, name: str | None
+) -> None:
+    models = parts_of(client).models
+    check_client_model(models, tiny_model, name.format(id=tiny_model.id) if name else name)
 
 
-def test_version_of_ours_that_is_not_here_is_refused(tiny_model: ServedModel) -> None:
+def test_version_of_ours_that_is_not_here_is_refused(client: TestClient, tiny_model: ServedModel) -> None:
     with pytest.raises(ModelNotFoundError, match=tiny_model.version):
-        check_client_model(tiny_model, "tiny:0123")
+        check_client_model(parts_of(client).models, tiny_model, "tiny:0123")

@@ -1,5 +1,6 @@
 """Versions change places in the running application: nothing is dropped, refused or mixed."""
 
+import base64
 import threading
 import time
 import weakref
@@ -106,6 +107,22 @@ def test_activated_version_answers_and_a_rollback_brings_the_one_before(versions
         assert "semicap_model_load_seconds_count 3.0" in metrics
         assert f'version="{shipped_version().version}"' in metrics
         assert f'version="{versions.first.version}"' not in metrics
+
+
+def test_adapter_answers_for_foreign_names_and_for_no_other_version_of_ours(versions: Versions) -> None:
+    shipped = shipped_version()
+    with versions.client() as client:
+        models = parts_of(client).models
+        for alias, id in (("own", versions.first.id), ("other", versions.second.id)):
+            models.set_alias(alias, id)
+        models.follow()
+        for name in ("gpt-4o", "llava:13b", "own", "own:latest", versions.first.id):
+            assert _answers_of_adapters(client, name) == [(200, "")] * 4, name
+        others = ("other", "other:latest", versions.second.id, shipped.id, shipped.name, shipped.version)
+        for name in others:
+            answers = _answers_of_adapters(client, name)
+            assert [status for status, _ in answers] == [404] * 4, name
+            assert all(f"this service has {versions.first.id}" in text for _, text in answers)
 
 
 def test_sixteen_clients_see_no_failure_and_no_mixture_while_versions_change(versions: Versions) -> None:
@@ -319,3 +336,20 @@ def test_format_that_the_processor_lacks_ends_the_start_in_one_line(
     wanted = versions.settings.model_copy(update={"precision": "int8"})
     with pytest.raises(CommandError, match="SEMICAP_PRECISION is int8: this processor cannot run the model"):
         load_chosen(versions.registry, wanted)
+
+
+def _answers_of_adapters(client: Any, model: str) -> list[tuple[int, str]]:
+    """Status and error of each adapter, the error from where its protocol has it."""
+    photo = base64.b64encode(PHOTOS[0]).decode()
+    content = [{"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{photo}"}}]
+    chat = {"model": model, "messages": [{"role": "user", "content": content}]}
+    openai = client.post("/v1/chat/completions", json=chat)
+    ollama = client.post("/api/generate", json={"model": model, "images": [photo], "stream": False})
+    vision = client.post("/api/v1/vision/caption", json={"model": model, "images": [photo]})
+    task = client.post(f"/models/{model}", content=PHOTOS[0])
+    texts = (
+        [answer.json()["error"] for answer in (ollama, vision, task)] if not openai.is_success else [""] * 3
+    )
+    text = "" if openai.is_success else openai.json()["error"]["message"]
+    answers = (openai, ollama, vision, task)
+    return [(answer.status_code, one) for answer, one in zip(answers, [text, *texts], strict=True)]

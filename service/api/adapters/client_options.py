@@ -7,6 +7,7 @@ from typing import Any
 
 from service.engine.options import CaptionOptions
 from service.errors import ModelNotFoundError
+from service.model_service import ModelService
 from service.option_reading import OPTION_NAMES, options_from_json
 from service.registry import ServedModel
 
@@ -37,14 +38,14 @@ def client_options(given: Mapping[str, Any]) -> CaptionOptions:
     )
 
 
-def check_client_model(model: ServedModel, wanted: str | None) -> None:
-    """Refuses a version of ours that is not here; a foreign name (gpt-4o, llava) means the model we have.
+def check_client_model(models: ModelService, model: ServedModel, wanted: str | None) -> None:
+    """Refuses a version of ours that does not answer; a foreign name (gpt-4o, llava) means the model we have.
 
     Raises:
-        ModelNotFoundError: such a version does not answer.
+        ModelNotFoundError: it is a name or an alias of such a version.
     """
-    name = (wanted or "").removesuffix(":latest")
-    if name.partition(":")[0] == model.name:
+    name = models.meant((wanted or "").removesuffix(":latest")) or ""
+    if name.partition(":")[0] == model.name or models.is_known(name):
         model.check_asked_for(name)
 
 

@@ -37,5 +37,5 @@ async def image_to_text(request: Request, model: str, parts: UseParts) -> list[G
     """Captions of the posted image; a name that is not one of ours is answered by the active model."""
     with exchange(request, parts) as talk:
         asked = await talk.read(read_image_to_text)
-        check_client_model(talk.bind(1), model)
+        check_client_model(parts.models, talk.bind(1), model)
         return generated_texts(await talk.captions([asked.image], asked.options))

@@ -74,14 +74,14 @@ async def _answer(
     with exchange(request, parts) as talk:
         asked: GenerateRequest | OllamaChatRequest = await talk.read(partial(read_json, model=kind))
         if asked.asks_to_load:
-            check_client_model(talk.model, asked.model)
+            check_client_model(parts.models, talk.model, asked.model)
             return loaded(make, model=talk.model.id)
         images, options = (
             await json_images(request, asked.json_images, parts.input_limits),
             asked.caption_options,
         )
         model = talk.bind(len(images))
-        check_client_model(model, asked.model)
+        check_client_model(parts.models, model, asked.model)
         if not asked.is_streamed:
             return whole_answer(make, reply_of(await talk.captions(images, options)), model=model.id)
         reply = await open_reply(talk, images, options)

@@ -44,7 +44,7 @@ async def create_chat_completion(request: Request, parts: UseParts) -> ChatCompl
         options, wanted = asked.options, asked.images
         images = await json_images(request, wanted, parts.input_limits) if wanted else []
         model = talk.bind(max(1, len(images)))
-        check_client_model(model, asked.model)
+        check_client_model(parts.models, model, asked.model)
         if not wanted and asked.stream:
             return LiveResponse(refusal_chunks(model=model.id), media_type=EVENT_STREAM)
         if not wanted:

@@ -26,5 +26,5 @@ async def photoprism_caption(request: Request, parts: UseParts) -> VisionRespons
     with exchange(request, parts) as talk:
         asked = await talk.read(partial(read_json, model=VisionRequest))
         images = await json_images(request, asked.json_images, parts.input_limits)
-        check_client_model(talk.bind(len(images)), asked.model)
+        check_client_model(parts.models, talk.bind(len(images)), asked.model)
         return vision_response(await talk.captions(images, client_options({})), id=asked.id)
