@@ -3,10 +3,12 @@ deletes what need not be kept."""
 
 import threading
 import time
+from datetime import datetime
 
 import structlog
 
 from service.errors import BrokerUnavailableError, JobNotFoundError, ServiceError
+from service.jobs.deliveries import Deliveries, Mark
 from service.jobs.documents import Job, now
 from service.jobs.jobs import WEBHOOK, Jobs
 from service.jobs.queue import webhook_message
@@ -19,6 +21,9 @@ SWEEP_S = 3600.0
 MOST_LOOKED_BACK_AT = 1000
 """Jobs, the newest ones, among which a keeper that starts looks for forgotten ones."""
 
+MOST_WEBHOOKS = 200
+"""That one look sends; the next look goes on."""
+
 _LOCK = "keeper"
 _SWEEP = "retention"
 
@@ -30,6 +35,7 @@ class Keeper:
 
     def __init__(self, jobs: Jobs, retention: Retention) -> None:
         self._jobs = jobs
+        self._deliveries = Deliveries(jobs.archive.store)
         self._retention = retention
         self._swept = time.monotonic() - SWEEP_S
         self._has_looked_back = False
@@ -67,10 +73,14 @@ class Keeper:
             if not lease.is_held:
                 return {}
             waiting = self._jobs.queue.waiting()
-            return {
+            looked_after = {
                 job_id: done
                 for job_id in self._jobs.archive.active()
                 if (done := self._look_after(job_id, waiting))
+            }
+            due = self._deliveries.due(most=MOST_WEBHOOKS)
+            return looked_after | {
+                mark.job_id: "webhook" for mark in due if self._send_webhook(mark, waiting)
             }
 
     def _look_after(self, job_id: str, waiting: set[str]) -> str | None:
@@ -81,7 +91,7 @@ class Keeper:
             archive.mark_over(job_id)
             return "forgotten"
         if archive.outcome(job_id, attempt.number) is not None:
-            return self._look_after_ended(job, attempt.number, waiting)
+            return self._let_go(job, attempt.number)
         rebuilt = not jobs.board.has(job_id, attempt.number)
         if rebuilt:
             jobs.rebuild(job, attempt)
@@ -92,18 +102,38 @@ class Keeper:
             jobs.queue.send_finish(job_id)
         return "rebuilt" if rebuilt else f"{lost} chunks sent again" if lost else None
 
-    def _look_after_ended(self, job: Job, attempt: int, waiting: set[str]) -> str | None:
+    def _let_go(self, job: Job, attempt: int) -> str:
+        """The job is over with its outcome; its webhook may take a day."""
         jobs = self._jobs
         due = jobs.archive.delivery(job.id, attempt).due if job.webhook else None
+        if due is not None:
+            self._deliveries.add(job.id, due)
+        jobs.board.remove(job.id)
+        jobs.archive.mark_over(job.id)
+        return "over"
+
+    def _send_webhook(self, mark: Mark, waiting: set[str]) -> bool:
+        jobs, job_id = self._jobs, mark.job_id
+        due = self._due(job_id)
         if due is None:
-            jobs.board.remove(job.id)
-            jobs.archive.mark_over(job.id)
-            return "over"
-        is_asked_for = webhook_message(job.id) in waiting or jobs.board.leased(job.id, [WEBHOOK])
-        if due > now() or is_asked_for:
+            self._deliveries.drop(mark)
+        elif due > now():
+            self._deliveries.put_off(mark, due)
+        elif webhook_message(job_id) not in waiting and not jobs.board.leased(job_id, [WEBHOOK]):
+            jobs.queue.send_webhook(job_id)
+            return True
+        return False
+
+    def _due(self, job_id: str) -> datetime | None:
+        """When the webhook is to be tried; None when it is over, or the job runs again and will end again."""
+        archive = self._jobs.archive
+        try:
+            job, attempt = archive.job(job_id), archive.attempt(job_id)
+        except JobNotFoundError:
             return None
-        jobs.queue.send_webhook(job.id)
-        return "webhook"
+        if job.webhook is None or archive.outcome(job_id, attempt.number) is None:
+            return None
+        return archive.delivery(job_id, attempt.number).due
 
     def _sweep_when_due(self) -> None:
         if time.monotonic() - self._swept < SWEEP_S:

@@ -11,6 +11,7 @@ import structlog
 from service.errors import DatasetNotFoundError, JobNotFoundError
 from service.jobs.archive import JobArchive
 from service.jobs.datasets import YOUNG, Datasets
+from service.jobs.deliveries import Deliveries
 from service.jobs.documents import now
 
 UPLOAD_GRACE = YOUNG + timedelta(hours=24)
@@ -44,7 +45,7 @@ class Retention:
         """Deletes what is too old, and what failed uploads left; the names of it, each of them logged too."""
         if self._keep == Keep():
             return self._sweep_datasets({})
-        active = set(self._archive.active())
+        active = set(self._archive.active()) | Deliveries(self._store).job_ids()
         ended = {
             job_id: finished
             for job_id in self._archive.ids()

@@ -15,6 +15,8 @@ from standardwebhooks import Webhook
 from service.errors import InvalidRequestError
 from service.jobs.documents import CaptionJob, now
 from service.jobs.parts import JobParts
+from service.jobs.queue import ENDS_QUEUE
+from service.jobs.retention import Keep, Retention
 from service.jobs.webhook import PAUSES, WebhookSender, check_webhook
 from service.settings import Settings
 from tests.service.jobs.conftest import job_on, uploaded
@@ -82,6 +84,27 @@ def test_webhook_is_signed_and_tried_again_until_it_is_taken(parts: JobParts, ta
     assert first[1]["webhook-id"] == second[1]["webhook-id"]
     event = Webhook(SECRET).verify(second[0], second[1])
     assert (event["type"], event["data"]["id"], event["data"]["done"]) == ("job.succeeded", job.id, 3)
+
+
+def test_job_is_over_at_its_end_whether_its_webhook_is_taken_or_not(
+    parts: JobParts, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.webhook.PAUSES", (timedelta(seconds=0.1), timedelta(hours=1)))
+    target.statuses = [500, 500]
+    job = ended_job(parts, f"http://127.0.0.1:{target.server_port}/")
+    sender = WebhookSender(parts.jobs, secret=SECRET, private_allowed=True)
+    for tries in (1, 2):
+        until = time.monotonic() + 30
+        while parts.keeper.look() != {job.id: "webhook"}:
+            assert time.monotonic() < until
+            parts.jobs.board.client.delete(ENDS_QUEUE)
+        assert parts.jobs.archive.active() == []
+        sender.run(job.id)
+        assert parts.jobs.archive.delivery(job.id, 1).tries == tries
+    keep = Keep(jobs=timedelta(0))
+    assert Retention(parts.jobs.archive, parts.datasets, keep).sweep() == [], "it is still to be delivered"
+    parts.jobs.board.client.delete(ENDS_QUEUE)
+    assert parts.keeper.look() == {}, "it is due in an hour"
 
 
 def test_webhook_to_this_machine_is_not_sent_unless_allowed(parts: JobParts, target: Target) -> None:
