@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -55,6 +56,10 @@ _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 """
 
 
+_NOT_IN_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
+"""XML 1.0, production 2: no parser reads a file that has one of these, however it is written."""
+
+
 def captioned(results: Iterable[ItemResult]) -> Iterator[dict[str, Any]]:
     """The rows of what was captioned."""
     return (_row(result) for result in results if result.outcome == "captioned")
@@ -102,7 +107,11 @@ def xmp_of(row: dict[str, Any]) -> bytes:
     """An XMP sidecar with the best caption as the description, and which model wrote it."""
     tool = f"semicap {row['model']['name']}:{row['model']['version']}"
     values = {"tool": tool, "date": row["date"], "text": _text(row)}
-    return _XMP.format(**{name: escape(value, {'"': "&quot;"}) for name, value in values.items()}).encode()
+    return _XMP.format(**{name: _escaped(value) for name, value in values.items()}).encode()
+
+
+def _escaped(value: str) -> str:
+    return escape(_NOT_IN_XML.sub("", value), {'"': "&quot;"})
 
 
 def _row(result: ItemResult) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from service.errors import UnreadableFileError
 from service.jobs.documents import CaptionJob, Dataset, Item, ItemResult
@@ -172,6 +173,6 @@ def _end_torn_line(path: Path) -> None:
 
 
 def _write_whole(target: Path, text: bytes) -> None:
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    scratch = target.with_name(f".semicap-{uuid4().hex[:12]}")  # short, as the name may be as long as can be
     scratch.write_bytes(text)
     scratch.replace(target)

@@ -180,6 +180,16 @@ def test_text_of_a_photo_with_a_line_separator_in_its_name_is_known_as_a_machine
     assert text.read_text() == "a picture of 8 by 8\n"
 
 
+def test_photo_of_the_longest_name_gets_its_text(parts: JobParts, tmp_path: Path) -> None:
+    folder = photo_folder(tmp_path / "photos", good=1)
+    (folder / "0000.jpg").rename(folder / f"{251 * 'x'}.jpg")
+    job = job_on(dataset_of(parts, folder), writes_to_folder=True)
+    parts.jobs.submit(job)
+    InlineWorker(parts).do_all()
+    assert parts.jobs.status(job.id).state == "succeeded"
+    assert (folder / f"{251 * 'x'}.txt").read_text() == "a picture of 8 by 8\n"
+
+
 def test_photos_of_one_stem_have_texts_of_their_own_also_after_a_retry(
     parts: JobParts, tmp_path: Path
 ) -> None:

@@ -78,7 +78,7 @@ def test_no_two_photos_share_the_name_of_a_text(photos: list[str], texts: list[s
 
 def test_xmp_is_xml_whatever_the_caption_says() -> None:
     row = {
-        "captions": [{"text": 'a <dog> & a "cat"'}],
+        "captions": [{"text": 'a <dog> &\x00\x0b\x1f\ufffe\ud800 a "cat"'}],
         "model": {"name": "m<", "version": '1"'},
         "date": "2026-01-01T00:00:00+00:00",
     }
