@@ -1,11 +1,11 @@
 """Jobs as they go over the wire."""
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.api.dataset_schemas import MAX_URL_CHARS, one_of
+from service.api.dataset_schemas import MAX_URL_CHARS, WHOLE_PATH, one_of
 from service.jobs.documents import (
     DUPLICATE_SIMILARITY,
     CaptionJob,
@@ -44,7 +44,11 @@ class CaptionJobRequest(BaseModel):
 
     dataset: str | None = Field(None, max_length=64, description="Id of a dataset.")
     folder: str | None = Field(
-        None, min_length=1, max_length=4096, description="Folder below SEMICAP_DATASET_ROOTS."
+        None,
+        min_length=1,
+        max_length=4096,
+        description="Folder below SEMICAP_DATASET_ROOTS.",
+        json_schema_extra=WHOLE_PATH,
     )
     uri: str | None = Field(
         None,
@@ -57,8 +61,8 @@ class CaptionJobRequest(BaseModel):
         description="Caption options, as of POST /v1/captions.",
         json_schema_extra=_ANY_OPTIONS,
     )
-    outputs: list[OutputKind] = Field(
-        default_factory=list, max_length=6, description="Files to make beside the JSON lines."
+    outputs: list[OutputKind | Literal["jsonl"]] = Field(
+        default_factory=list, max_length=7, description="Files to make beside `jsonl`, which is always made."
     )
     write_to_folder: bool = Field(False, description="Write a text beside each photo of a server folder.")
     sidecar: Sidecar = Field("txt", description="Suffix of those texts.")

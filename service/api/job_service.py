@@ -10,13 +10,13 @@ from service.api.finetune_service import FinetuneSubmission
 from service.api.job_events import EventStreams
 from service.api.job_schemas import CaptionJobRequest
 from service.api.job_sources import JobSources
+from service.api.queue_look import QueueLook
 from service.api.uploading import Uploads
 from service.errors import (
     InvalidRequestError,
     JobNotFoundError,
     JobStateError,
     NotFoundError,
-    ServiceError,
 )
 from service.images import ImageLimits
 from service.jobs.archive import JobArchive, output_key
@@ -29,7 +29,6 @@ from service.jobs.parts import JobParts
 from service.jobs.status import JobStatus
 from service.jobs.thumbnails import Thumbnails
 from service.jobs.webhook import check_webhook
-from service.metrics import Metrics
 from service.model_registry import ModelRegistry
 from service.model_service import ModelService
 from service.option_reading import options_from_json
@@ -83,7 +82,7 @@ class Submission:
             num_items=dataset.num_items,
             chunk_items=chunk_items_for(dataset.num_items, least=self._settings.job_chunk_items),
             options={**asked.options, "model": model},
-            outputs=tuple(dict.fromkeys(asked.outputs)),
+            outputs=tuple(dict.fromkeys(kind for kind in asked.outputs if kind != "jsonl")),
             writes_to_folder=asked.write_to_folder,
             sidecar=asked.sidecar,
             policy=asked.policy,
@@ -106,6 +105,7 @@ class JobService:
         uploads: Uploads,
         events: JobEvents,
         thumbnails: Thumbnails,
+        queue_look: QueueLook,
         max_streams: int,
     ) -> None:
         self.parts = parts
@@ -115,6 +115,7 @@ class JobService:
         self.uploads = uploads
         self.events = events
         self.thumbnails = thumbnails
+        self.queue_look = queue_look
         self.event_streams = EventStreams(max_streams)
 
     @classmethod
@@ -134,6 +135,7 @@ class JobService:
                 parts.datasets,
                 ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
             ),
+            queue_look=QueueLook(parts, settings),
             max_streams=settings.max_event_streams,
         )
 
@@ -176,13 +178,6 @@ class JobService:
             raise NotFoundError(f"{name} is kept no longer (SEMICAP_KEEP_OUTPUTS_DAYS); the results are")
         headers = {"Content-Disposition": f'attachment; filename="{job_id}-{name}"'}
         return StreamingResponse(parts, media_type=media_type, headers=headers)
-
-    def observe(self, metrics: Metrics) -> None:
-        """States in the metrics what waits for the workers; without a broker as before."""
-        with suppress(ServiceError):
-            jobs = self.parts.jobs
-            active = jobs.archive.active()
-            metrics.set_job_queue(jobs=len(active), depth=jobs.queue.depth(), oldest_s=jobs.oldest_s(active))
 
 
 def _outputs_of(job: Job) -> dict[str, tuple[str, str]]:

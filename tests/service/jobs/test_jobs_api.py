@@ -38,9 +38,9 @@ def test_upload_job_and_results(client: TestClient) -> None:
     assert left_out["problem"]["detail"] == "not a photo of a format that is read here"
     assert client.get(f"/v1/datasets/{dataset['id']}").json() == dataset
 
-    job = submit(client, dataset=dataset["id"], options={"num_beams": 2}, outputs=["csv"])
+    job = submit(client, dataset=dataset["id"], options={"num_beams": 2}, outputs=["jsonl", "csv"])
     address = f"/v1/jobs/{job['id']}"
-    assert (job["state"], job["counts"]["total"]) == ("queued", 13)
+    assert (job["state"], job["counts"]["total"], job["outputs"]) == ("queued", 13, ["csv"])
     assert job["options"]["num_beams"] == 2
     assert job["options"]["model"].startswith("tiny:")
     assert client.get(f"{address}/results?output=csv").status_code == 409
