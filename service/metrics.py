@@ -1,6 +1,7 @@
 """Every Prometheus instrument of the service."""
 
 from collections.abc import Mapping
+from math import nan
 from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -165,6 +166,12 @@ class Metrics:
             registry=registry,
             buckets=_CHUNK_SECONDS,
         )
+        self.broker_up = Gauge(
+            "semicap_broker_up",
+            "1 while the broker of the jobs answers, 0 while it does not; of the API alone.",
+            registry=registry,
+        )
+        self.broker_up.set(nan)
         self.jobs_active = Gauge("semicap_jobs_active", "Jobs that wait or run.", registry=registry)
         self.job_queue_depth = Gauge(
             "semicap_job_queue_depth", "Messages that no worker has taken.", registry=registry
@@ -216,11 +223,17 @@ class Metrics:
         """Notes a worker's stay with a chunk."""
         self.chunk_seconds.labels(ending).observe(seconds)
 
-    def set_job_queue(self, *, jobs: int, depth: int, oldest_s: float) -> None:
-        """States what waits for the workers."""
-        self.jobs_active.set(jobs)
+    def set_job_queue(self, *, depth: int, oldest_s: float) -> None:
+        """States what waits for the workers, by a broker that answers."""
+        self.broker_up.set(1)
         self.job_queue_depth.set(depth)
         self.job_queue_age.set(oldest_s)
+
+    def broker_away(self) -> None:
+        """States that the broker does not answer, and that what waits is not known."""
+        self.broker_up.set(0)
+        self.job_queue_depth.set(nan)
+        self.job_queue_age.set(nan)
 
     def set_model(self, model: ModelVersion) -> None:
         """Names the model that answers from now on."""

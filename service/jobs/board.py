@@ -82,11 +82,11 @@ class Board:
         self._take = client.register_script(_TAKE)
 
     @classmethod
-    def open(cls, url: str) -> "Board":
+    def open(cls, url: str, *, connect_s: float = CONNECT_S, answer_s: float = ANSWER_S) -> "Board":
         """Connects when it is first used."""
         return cls(
             redis.Redis.from_url(
-                url, decode_responses=True, socket_timeout=ANSWER_S, socket_connect_timeout=CONNECT_S
+                url, decode_responses=True, socket_timeout=answer_s, socket_connect_timeout=connect_s
             )
         )
 

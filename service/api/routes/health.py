@@ -40,5 +40,5 @@ async def ready(parts: UseParts) -> Health:
 )
 async def metrics(parts: UseParts) -> Response:
     if parts.jobs is not None:
-        await run_in_threadpool(parts.jobs.observe, parts.metrics)
+        await run_in_threadpool(parts.jobs.queue_look.observe, parts.metrics)
     return Response(parts.metrics.render(), media_type=METRICS_MEDIA_TYPE)

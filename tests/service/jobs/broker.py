@@ -1,6 +1,7 @@
 """A real broker for tests: the embedded one, in a folder of its own."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,20 @@ class RunningBroker:
     def kill(self) -> None:
         """kill -9"""
         self.child.kill()
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """It takes connections and answers none, until the block ends."""
+        pid = self._pid()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def _pid(self) -> int:
+        with redis.Redis.from_url(self.url) as client:
+            return int(client.info("server")["process_id"])
 
     def flush(self) -> None:
         """Loses everything."""
