@@ -82,7 +82,7 @@ class Submission:
             num_items=dataset.num_items,
             chunk_items=chunk_items_for(dataset.num_items, least=self._settings.job_chunk_items),
             options={**asked.options, "model": model},
-            outputs=tuple(dict.fromkeys(asked.outputs)),
+            outputs=tuple(dict.fromkeys(kind for kind in asked.outputs if kind != "jsonl")),
             writes_to_folder=asked.write_to_folder,
             sidecar=asked.sidecar,
             policy=asked.policy,
