@@ -109,13 +109,13 @@ class GraphedStep:
 def graphed(step: DecodeStep, *, device: torch.device, max_rows: int, max_tokens: int) -> DecodeStep:
     """The step as CUDA graphs, recorded now, for batches of up to so many rows and tokens."""
     with _RECORDING, torch.cuda.device(device):
-        pool = torch.cuda.graph_pool_handle()
+        pool, stream = torch.cuda.graph_pool_handle(), _stream()
         return GraphedStep(
             step,
             rows=doubling(1, max_rows),
             spans=doubling(SHORTEST_SPAN, max_tokens),
             device=device,
-            record=lambda run: _record_cuda(run, pool),
+            record=lambda run: _record_cuda(run, pool, stream),
         )
 
 
@@ -128,9 +128,18 @@ def doubling(first: int, last: int) -> list[int]:
     return [*sizes, last]
 
 
-def _record_cuda(run: Callable[[], Tensor], pool: Any) -> Recording:
+def _stream() -> Any:
+    """Where all recordings of a step are made: a pool's memory belongs to one stream.
+
+    A new one for each would soon be another engine's: torch hands out 32 streams in turn, and what a thread
+    starts on a stream that records is recorded, not run.
+    """
     current = torch.cuda.current_stream()
-    stream = torch.cuda.Stream(priority=current.priority)  # type: ignore[no-untyped-call] # kernels keep it
+    return torch.cuda.Stream() if current == torch.cuda.default_stream() else current  # type: ignore[no-untyped-call]
+
+
+def _record_cuda(run: Callable[[], Tensor], pool: Any, stream: Any) -> Recording:
+    current = torch.cuda.current_stream()
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP_RUNS):

@@ -1,5 +1,6 @@
 """The engine on a CUDA device: graphs, bf16, encoding beside decoding."""
 
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -111,6 +112,22 @@ def test_the_gpu_writes_what_the_cpu_writes(captioner: Captioner, pixels: Tensor
     for cpu, gpu in zip(*written, strict=True):
         assert cpu.token_ids == gpu.token_ids
         assert cpu.clip_similarity == pytest.approx(gpu.clip_similarity, abs=1e-4)
+
+
+def test_an_engine_that_starts_beside_another_records_nothing_of_its_work(
+    captioner: Captioner, engine: Engine, pixels: Tensor
+) -> None:
+    options = CaptionOptions(max_tokens=12)
+    expected = [engine.submit(image, options).result(WAIT_S).captions for image in pixels[:4]]
+    for _ in range(3):  # as after changes of the model: each engine records some dozen graphs
+        second = Engine(captioner, settings=EngineSettings(precision="fp32"))
+        starting = threading.Thread(target=second.start)
+        starting.start()
+        while starting.is_alive():
+            assert [engine.submit(one, options).result(WAIT_S).captions for one in pixels[:4]] == expected
+        assert [second.submit(one, options).result(WAIT_S).captions for one in pixels[:4]] == expected
+        second.stop(drain_s=0)
+    assert engine.is_alive()
 
 
 def test_bf16_is_what_a_gpu_with_units_for_it_runs(captioner: Captioner, pixels: Tensor) -> None:
