@@ -32,12 +32,18 @@ class Pipeline:
 
     def __init__(self, captioner: Captioner, *, settings: EngineSettings, observer: EngineObserver) -> None:
         self._captioner = captioner
-        self._settings = settings
         self._observer = observer
         self._in_flight: dict[int, Work] = {}
         self._encoder = ImageEncoder(captioner)
         self._encoding: Encoding | None = None
-        self._batch = self._new_batch()
+        self._batch = DecodingBatch(
+            captioner.decoder,
+            captioner.tokenizer,
+            max_images=settings.max_images,
+            max_rows=settings.max_rows,
+            max_tokens=captioner.config.max_tokens,
+            prepare=step_preparation(captioner.device, settings, max_tokens=captioner.config.max_tokens),
+        )
 
     @property
     def is_empty(self) -> bool:
@@ -102,8 +108,9 @@ class Pipeline:
         works = list(self._in_flight.values())
         ended = self._run("decode", works, self._batch.step, batch_size=self._batch.num_rows)
         if ended is None:
+            for ticket in self._in_flight:
+                self._batch.drop(ticket)
             self._in_flight.clear()
-            self._batch = self._new_batch()
             return len(works)
         self._answer(ended)
         self._tell_tokens(self._in_flight)
@@ -115,17 +122,6 @@ class Pipeline:
             if work.future.done():
                 self._batch.drop(ticket)
                 del self._in_flight[ticket]
-
-    def _new_batch(self) -> DecodingBatch:
-        captioner, settings = self._captioner, self._settings
-        return DecodingBatch(
-            captioner.decoder,
-            captioner.tokenizer,
-            max_images=settings.max_images,
-            max_rows=settings.max_rows,
-            max_tokens=captioner.config.max_tokens,
-            prepare=step_preparation(captioner.device, settings, max_tokens=captioner.config.max_tokens),
-        )
 
     def _run(
         self, stage: Stage, works: Sequence[Work], run: Callable[[], Result], *, batch_size: int | None = None
@@ -162,9 +158,12 @@ class Pipeline:
         works = [work for work in works if self._is_wanted(work)]
         if not works:
             return
-        own = torch.stack([prefixes[work.number] for work in works])
         options = [work.generation for work in works]
-        tickets = self._run("prefill", works, lambda: self._batch.add(own, options))
+
+        def prefill() -> list[int]:
+            return self._batch.add(torch.stack([prefixes[work.number] for work in works]), options)
+
+        tickets = self._run("prefill", works, prefill)
         if tickets is not None:
             joined = dict(zip(tickets, works, strict=True))
             self._in_flight.update(joined)

@@ -266,6 +266,8 @@ def test_a_failing_stage_answers_its_images_and_the_loop_lives(
     make_engine: MakeEngine, captioner: Captioner, pixels: Tensor, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     engine = make_engine()
+    several = CaptionOptions(num_beams=3, num_captions=3, max_tokens=12)
+    expected = result(engine.submit(pixels[0], several))
     *owner, name = part.split(".")
     broken = getattr(captioner, owner[0]) if owner else captioner
 
@@ -274,11 +276,11 @@ def test_a_failing_stage_answers_its_images_and_the_loop_lives(
 
     with monkeypatch.context() as patch:
         patch.setattr(broken, name, fail)
-        futures = [engine.submit(one, GREEDY) for one in pixels[:3]]
+        futures = [engine.submit(one, several) for one in pixels[:3]]
         for future in futures:
             assert isinstance(error(future), CaptioningError)
     assert engine.is_alive()
-    assert result(engine.submit(pixels[0], GREEDY)).captions
+    assert result(engine.submit(pixels[0], several)).captions == expected.captions
     wait_until(lambda: engine.depth == 0)
 
 
