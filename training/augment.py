@@ -71,7 +71,8 @@ def random_crop(
     zero = torch.zeros(batch)
     rows = torch.stack([width * mirror, zero, centre_x, zero, height, centre_y], dim=1)
     places = rows.view(batch, 2, 3).to(device)
-    grid = functional.affine_grid(places, list(pixels.shape), align_corners=False)
+    with torch.autocast(device.type, enabled=False):  # bf16 would move a pixel by up to half a pixel
+        grid = functional.affine_grid(places, list(pixels.shape), align_corners=False)
     return functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
 
 

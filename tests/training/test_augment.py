@@ -29,6 +29,14 @@ def test_crops_stay_inside_the_picture() -> None:
     assert cropped[:, 0, 0, 0].std() > 5
 
 
+def test_pictures_are_cut_alike_whatever_format_products_have() -> None:
+    config = AugmentConfig(jpeg_probability=0.0)
+    ramp = torch.linspace(0, 255, 224).round().byte().expand(4, 3, 224, 224)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        in_bf16 = augment(ramp, config, generator=_rng())
+    assert in_bf16.equal(augment(ramp, config, generator=_rng()))
+
+
 def test_colour_changes_stay_within_their_share() -> None:
     grey = torch.full((64, 3, 4, 4), 100.0)
     changed = random_colour(grey, AugmentConfig(colour=0.2), generator=_rng())
