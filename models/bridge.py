@@ -77,7 +77,7 @@ class AlignedBridge:
 
     def __call__(self, token_ids: Tensor, soft_rows: SoftRows | None = None) -> SoftCaptions:
         rows = token_ids.tolist()
-        clip_ids = self.clip_ids(list(token_ids))
+        clip_ids = self._clip.tokenize([self._tokenizer.decode(row) for row in rows])
         exact = self._clip.text.token_embedding(clip_ids)
         ends = (clip_ids == self._clip.tokenizer.eot_token_id).int().argmax(dim=1)
         if soft_rows is None:
