@@ -35,6 +35,8 @@ def start(device: str) -> torch.device:
     """
     chosen = _device(device)
     if chosen.type == "cuda":
+        # Else convolutions in fp32 round to TF32, and features and evaluations are not those of the service.
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
         torch.cuda.set_device(chosen)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         distributed.init_process_group(timeout=LONGEST_WAIT)  # gloo for the CPU, NCCL for GPUs
