@@ -11,7 +11,7 @@ from service.jobs.client import JobClient
 from service.jobs.dataset_captions import CAPTIONS_FILE
 from service.jobs.tar_stream import tar_of
 from service.offline.outputs import shown
-from service.offline.photo_files import EXTENSIONS, find_photos
+from service.offline.photo_files import NoSuchPhotoError, find_photos
 
 
 def dataset_of(client: JobClient, source: str) -> str:
@@ -41,9 +41,10 @@ def dataset_of(client: JobClient, source: str) -> str:
 
 
 def _tar_pieces(folder: Path) -> Iterator[bytes]:
-    photos = find_photos([str(folder)])
-    if not photos:
-        raise CommandError(f"there is no photo in {folder}; photos end in {', '.join(sorted(EXTENSIONS))}")
+    try:
+        photos = find_photos([str(folder)])
+    except NoSuchPhotoError as error:
+        raise CommandError(str(error)) from error
     captions = folder / CAPTIONS_FILE
     files = chain([(captions, _content(captions))] if captions.is_file() else [], _contents(photos))
     return tar_of((file.relative_to(folder).as_posix(), content) for file, content in files)

@@ -116,6 +116,8 @@ class FileCaptioning:
             for output in self.outputs:
                 if not output.has(photo):
                     output.write(photo, record)
+        except BrokenPipeError:
+            raise  # who read standard output has gone
         except (EngineError, OptionError, OutputError, OSError) as error:
             self._fail(photo, error)
         else:

@@ -44,6 +44,8 @@ def caption(
     )
     try:
         return command.run(read_settings(checkpoint=checkpoint))
+    except BrokenPipeError:
+        raise  # ends the command without a word
     except (NoSuchPhotoError, OutputError, OSError) as error:
         raise CommandError(str(error)) from error
 

@@ -118,7 +118,8 @@ def _end(files: FileCaptioning, listener: "_ProgressListener", *, skipped: int, 
         f"in {tally.seconds:.1f} s ({rate:.1f} images/s)"
     )
     if interrupted:
-        listener.say("stopped; the same command goes on from here")
+        remembers = any(output.remembers for output in files.outputs)
+        listener.say("stopped; the same command goes on from here" if remembers else "stopped")
         return INTERRUPTED
     return SOME_FAILED if listener.num_failed else os.EX_OK
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol, TextIO
 
@@ -93,11 +94,16 @@ class JsonLinesFile:
     remembers = True
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._done, unended = _read(path)
-        stream = path.open("a", encoding="utf-8", newline="\n")
-        if unended:
-            _end_line(stream, unended, whole_bytes=path.stat().st_size - len(unended))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._done, unended = _read(path)
+            stream = path.open("a", encoding="utf-8", newline="\n")
+            if unended:
+                _end_line(stream, unended, whole_bytes=path.stat().st_size - len(unended))
+        except OSError as error:
+            raise OutputError(
+                f"{shown(path)} cannot be written ({error.strerror or error}); name another --output"
+            ) from error
         self._lines = JsonLines(stream)
 
     def has(self, photo: Path) -> bool:
@@ -128,9 +134,17 @@ class Sidecars:
 
     def write(self, photo: Path, record: Record) -> None:
         target = sidecar_of(photo)
+        if target == photo:
+            raise OutputError("its sidecar would be the photo itself; rename it")
         scratch = target.with_name(f".{target.name}.{os.getpid()}")
-        scratch.write_text(record["captions"][0]["text"] + "\n", encoding="utf-8")
-        scratch.replace(target)
+        try:
+            scratch.write_text(record["captions"][0]["text"] + "\n", encoding="utf-8")
+            scratch.replace(target)
+        except OSError as error:
+            raise OutputError(f"{target.name} cannot be written: {error.strerror or error}") from error
+        finally:
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
 
     def close(self) -> None:
         pass
@@ -159,7 +173,7 @@ def _read(path: Path) -> tuple[set[str], bytes]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):  # at "\n" alone: a name may have other line separators
             if line.endswith(b"\n") or not _is_torn(line):
-                names.add(_file_name(line, place=f"line {number} of {path}"))
+                names.add(_file_name(line, place=f"line {number} of {shown(path)}"))
     return names, b"" if line.endswith(b"\n") else line
 
 

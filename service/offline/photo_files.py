@@ -32,9 +32,14 @@ def find_photos(arguments: Iterable[str]) -> list[Path]:
     """The photos in files, folders (with subfolders) and glob patterns; sorted in each folder, each one once.
 
     Raises:
-        NoSuchPhotoError: an argument names nothing.
+        NoSuchPhotoError: an argument names nothing, or there is no photo in all of them.
     """
+    arguments = list(arguments)
     found = dict.fromkeys(path for argument in arguments for path in _expand(argument))
+    if not found:
+        raise NoSuchPhotoError(
+            f"there is no photo in {', '.join(arguments)}; photos end in {', '.join(sorted(EXTENSIONS))}"
+        )
     return list(found)
 
 

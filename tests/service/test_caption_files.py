@@ -196,6 +196,45 @@ def test_overwrite_replaces_sidecars(folder: Path, settings: Settings) -> None:
     assert (folder / "1.txt").read_text() != "my own words"
 
 
+def test_photo_that_is_named_as_its_sidecar_is_kept(
+    folder: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = (folder / "0.jpg").rename(folder / "0.txt")
+    before = photo.read_bytes()
+    command = CaptionCommand((str(photo),), GREEDY, writes_sidecars=True, overwrites=True)
+    assert command.run(settings) == 1
+    assert "0.txt: its sidecar would be the photo itself" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+
+
+def test_sidecar_that_cannot_be_written_costs_its_photo_and_leaves_nothing(
+    folder: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "0.txt").mkdir()
+    assert CaptionCommand((str(folder),), GREEDY, writes_sidecars=True, overwrites=True).run(settings) == 1
+    assert "0.jpg: 0.txt cannot be written: Is a directory" in capsys.readouterr().err
+    assert not list(folder.glob(".0*"))
+    assert (folder / "1.txt").read_text().strip()
+
+
+@pytest.mark.parametrize("name", [".", "photos/0.jpg/x.jsonl"])
+def test_output_that_cannot_be_written_is_said_before_anything_is_done(
+    name: str, folder: Path, settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(OutputError, match=r"cannot be written .*name another --output"):
+        CaptionCommand((str(folder),), GREEDY, output=tmp_path / name).run(settings)
+
+
+def test_reader_who_goes_away_ends_the_run(folder: Path, settings: Settings) -> None:
+    readable, writable = os.pipe()
+    os.close(readable)
+    with open(writable, "w") as stream, pytest.MonkeyPatch.context() as patch:  # noqa: PTH123
+        patch.setattr(sys, "stdout", stream)
+        with pytest.raises(BrokenPipeError):
+            CaptionCommand((str(folder),), GREEDY, prints_json=True).run(settings)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writable)
+
+
 def test_two_outputs_are_completed_each_for_itself(folder: Path, settings: Settings, tmp_path: Path) -> None:
     output = tmp_path / "captions.jsonl"
     CaptionCommand((str(folder),), GREEDY, output=output).run(settings)
@@ -247,6 +286,11 @@ def test_folder_leaves_out_hidden_files_and_other_kinds(folder: Path) -> None:
 def test_path_that_names_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NoSuchPhotoError, match="nowhere"):
         find_photos([str(tmp_path / "nowhere")])
+
+
+def test_folder_without_photos_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(NoSuchPhotoError, match=r"there is no photo in .*; photos end in .*\.jpg"):
+        find_photos([str(tmp_path)])
 
 
 @pytest.mark.slow
