@@ -57,7 +57,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 class LoopConfig:
     """How long, how exact, and how often the loop looks up."""
 
-    epochs: float = setting(10.0, "passes over the training images", low=0.0)
+    epochs: float = setting(10.0, "passes over the training images, counted in whole batches: the rest of a pass waits for later ones (--dry-run shows steps and passes)", low=0.0)
     max_steps: int = setting(0, "stop after this many steps even so (the schedule follows); 0: no limit", low=0)
     max_minutes: float = setting(0.0, "stop after this many minutes of training, over all starts (the schedule does not follow); 0: no limit", low=0.0)
     batch_size: int = setting(64, "images in one forward pass", low=1)

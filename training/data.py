@@ -57,6 +57,11 @@ class Problems:
         kinds = [item.kind for item in self.items]
         return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 
+    def nothing_left(self, what: str) -> DataError:
+        """The error where all of `what` was left out."""
+        counts = ", ".join(f"{count} x {kind}" for kind, count in self.counts().items()) or "it is empty"
+        return DataError(f"nothing of {what} can be used: {counts}; {PROBLEMS} has their names")
+
     def lines(self, limit: int = SHOWN_PROBLEMS) -> list[str]:
         """A count for each kind, then the first `limit` problems by name."""
         lines = [f"skipped {count} x {kind}" for kind, count in self.counts().items()]

@@ -23,18 +23,21 @@ from training.config import (
     TextConfig,
     UnsupervisedConfig,
 )
-from training.data import Problems
+from training.data import Problems, read_caption_groups
 from training.disk import WriteError, free_bytes
 from training.inputs import check_inputs
 from training.joint import build_joint
 from training.kept_settings import setting_faults
+from training.labelled import read_labelled
 from training.loop import RESULT, STATES, TrainingDivergedError, train
+from training.order import total_steps
 from training.shards import UNREADABLE_INDEX
+from training.sources import read_captioned_sources
 from training.stage import Stage
 from training.state import KEPT_STATES
 from training.supervised import build_supervised, starting_point
 from training.text import build_text
-from training.unsupervised import build_unsupervised
+from training.unsupervised import build_unsupervised, read_unlabelled
 
 SEEN_VALIDATION = 4
 """Validation photos that a dry run captions: enough to know the names of the figures."""
@@ -78,6 +81,7 @@ def dry_run(name: str, config: StageConfig, places: Places, *, earlier: Collecti
             rows.append(("memory, disk", f"known when {', '.join(inputs.pending)} is there"))
         else:
             try:
+                rows.append(("steps", _course(config, places, inputs.problems)))
                 need = measure_need(config, places, inputs.num_photos, inputs.problems)
                 rows += need.rows()
                 faults += need.faults(places)
@@ -183,6 +187,33 @@ def free_memory() -> int:
     except OSError:
         return sys.maxsize  # no such file on macOS: not known
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
+def _course(config: TrainedConfig, places: Places, problems: Problems) -> str:
+    """How long the step is; what turns out too long or unreadable makes it a little shorter."""
+    loop, items = config.loop, _num_items(config, places, problems)
+    if items == 0:
+        raise problems.nothing_left("the training data")
+    steps = total_steps(
+        items=items,
+        batch_size=loop.batch_size,
+        accumulate=loop.accumulate,
+        epochs=loop.epochs,
+        max_steps=loop.max_steps,
+    )
+    size = min(loop.batch_size, items) * loop.accumulate
+    return f"{steps} of {size}: {steps * size / items:.3g} passes over {items}"
+
+
+def _num_items(config: TrainedConfig, places: Places, problems: Problems) -> int:
+    """Photos, or groups of captions, of which a batch is made."""
+    data = config.data
+    if isinstance(config, UnsupervisedConfig):
+        return len(read_unlabelled(data, places, problems))
+    if not isinstance(config, TextConfig):
+        return len(read_labelled(data, places, problems))
+    labelled = len(read_captioned_sources(places.sources(data.labelled), problems)) if data.labelled else 0
+    return labelled + len(read_caption_groups([places.data / file for file in data.text], problems))
 
 
 def _build(config: TrainedConfig, places: Places, problems: Problems) -> Stage:

@@ -169,7 +169,11 @@ def run_joint(config: JointConfig, places: Places, problems: Problems, *, resume
 def build_joint(
     config: JointConfig, places: Places, problems: Problems, *, device: torch.device
 ) -> JointStage:
-    """The stage with its photos and captions read."""
+    """The stage with its photos and captions read.
+
+    Raises:
+        DataError: of one of its sources nothing can be used.
+    """
     origin = from_checkpoint(places.run(config.init), device=device)
     labelled = read_captioned_sources(places.sources(config.data.labelled), problems)
     labelled = labelled.select(
@@ -178,6 +182,8 @@ def build_joint(
     token_ids, rows = encode_captions(origin.captioner, labelled, problems)
     labelled = labelled.select(rows)
     training = _with_pixels(labelled, origin, config, places, problems, token_ids=token_ids)
+    if not len(training):
+        raise problems.nothing_left("data.labelled")
     validation = None
     if config.data.validation:
         (source,) = places.sources([config.data.validation])
@@ -185,6 +191,8 @@ def build_joint(
         limits = (len(held_out), config.data.max_validation, config.evaluation.max_images)
         held_out = held_out.select(range(min(limit for limit in limits if limit)))
         validation = _with_pixels(held_out, origin, config, places, problems)
+        if not len(validation):
+            raise problems.nothing_left("data.validation")
     text = replace(config.data, labelled=())
     groups = read_groups(origin.captioner, text, places, problems) if config.text.weight > 0 else ()
     return JointStage(origin, config, training=training, validation=validation, groups=groups)

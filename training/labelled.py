@@ -141,7 +141,11 @@ def read_labelled(data: DataConfig, places: Places, problems: Problems) -> Capti
 
 
 def read_pairs(captioner: Captioner, data: DataConfig, places: Places, problems: Problems) -> CaptionPairs:
-    """The labelled images of a configuration, ready to train on."""
+    """The labelled images of a configuration, ready to train on.
+
+    Raises:
+        DataError: none of them can be used.
+    """
     labelled = read_labelled(data, places, problems)
     encoded, rows = encode_captions(captioner, labelled, problems)
     images = labelled.select(rows).images
@@ -154,4 +158,6 @@ def read_pairs(captioner: Captioner, data: DataConfig, places: Places, problems:
         workers=data.workers,
         problems=problems,
     )
+    if not readable:
+        raise problems.nothing_left("data.labelled")
     return CaptionPairs(features, Chosen(encoded, readable))

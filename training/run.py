@@ -178,6 +178,8 @@ def _learn_vocabulary(config: TokenizerConfig, places: Places, problems: Problem
         labelled = read_captioned_sources(places.sources(config.data.labelled), problems)
         captions += [caption for group in labelled.captions for caption in group]
     problems.report(places.out)
+    if not captions:
+        raise problems.nothing_left("data.text and data.labelled")
     merges = learn_merges(captions, num_merges=config.num_merges, min_count=config.min_count)
     write_merges(merges, places.out / MERGES)
     return places.out / MERGES

@@ -138,9 +138,16 @@ def build_text(config: TextConfig, places: Places, problems: Problems, *, device
 def read_groups(
     captioner: Captioner, data: DataConfig, places: Places, problems: Problems
 ) -> list[list[Tensor]]:
-    """Token ids of a configuration's captions, those of one photo together."""
+    """Token ids of a configuration's captions, those of one photo together.
+
+    Raises:
+        DataError: none of them can be used.
+    """
     groups = read_caption_groups([places.data / file for file in data.text], problems)
     if data.labelled:
         groups += read_captioned_sources(places.sources(data.labelled), problems).texts()
     encoded = [encode_texts(captioner, group.texts, group.sources, problems)[0] for group in groups]
-    return [group for group in encoded if group]
+    kept = [group for group in encoded if group]
+    if not kept:
+        raise problems.nothing_left("data.text")
+    return kept

@@ -159,8 +159,8 @@ def build_unsupervised(
         config.rollout.max_tokens,
         setting="rollout.max_tokens",
     )
-    images = _read_unlabelled(config.data, places, problems)
-    features, _ = cached_features(
+    images = read_unlabelled(config.data, places, problems)
+    features, readable = cached_features(
         images,
         origin.captioner.clip,
         views=config.data.views,
@@ -169,13 +169,20 @@ def build_unsupervised(
         workers=config.data.workers,
         problems=problems,
     )
+    if not readable:
+        raise problems.nothing_left("data.unlabelled")
     has_replay = config.data.labelled and config.reward.replay + config.reward.replay_cider > 0
     pairs = read_pairs(origin.captioner, config.data, places, problems) if has_replay else None
     validation = read_validation(origin.captioner, config.data, config.evaluation, places, problems)
     return UnsupervisedStage(origin, config, images=features, pairs=pairs, validation=validation)
 
 
-def _read_unlabelled(data: DataConfig, places: Places, problems: Problems) -> Images:
+def read_unlabelled(data: DataConfig, places: Places, problems: Problems) -> Images:
+    """The unlabelled images that a configuration uses.
+
+    Raises:
+        DataError: there are none, or data.disjoint leaves none.
+    """
     images = read_image_sources(places.sources(data.unlabelled), problems)
     if data.disjoint:
         images = _without(read_labelled(data, places, problems).images, images)
@@ -186,7 +193,10 @@ def _without(labelled: Images, images: Images) -> Images:
     known = set(map(identity, labelled.files))
     rows = [row for row, file in enumerate(images.files) if identity(file) not in known]
     if not rows:
-        raise DataError(f"data.disjoint leaves none of {len(images)} unlabelled photos: all are labelled")
+        raise DataError(
+            f"data.disjoint leaves none of {len(images)} unlabelled photos: all are labelled ones that are "
+            "used; lower data.max_labelled"
+        )
     return images.select(rows)
 
 

@@ -62,7 +62,11 @@ class Validation:
 def read_validation(
     captioner: Captioner, data: DataConfig, config: EvaluationConfig, places: Places, problems: Problems
 ) -> Validation | None:
-    """The validation images of a configuration, None without any."""
+    """The validation images of a configuration, None where it names none.
+
+    Raises:
+        DataError: none of them can be read.
+    """
     if not data.validation:
         return None
     (source,) = places.sources([data.validation])
@@ -76,6 +80,8 @@ def read_validation(
         cache=places.cache,
         problems=problems,
     )
+    if not readable:
+        raise problems.nothing_left("data.validation")
     captioned = captioned.select(readable)
     judge = places.second_scorer(config.second_scorer)
     second = read_second_opinion(judge, captioned, places.cache, device=captioner.device)

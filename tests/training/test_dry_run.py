@@ -105,6 +105,28 @@ def test_result_beside_the_folder_of_runs_is_found_before_that_is_made(places: P
     assert new.run("../start/checkpoint") == places.run("start/checkpoint")
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "course"), [(4, "6 of 4: 3 passes over 8"), (5, "3 of 5: 1.88 passes over 8")]
+)
+def test_steps_and_the_passes_that_they_are_are_told(
+    places: Places, tmp_path: Path, batch_size: int, course: str
+) -> None:
+    batch = f"loop.batch_size={batch_size}"
+    code, output = _dry("supervised", SUPERVISED, places, tmp_path, "--set", batch)
+    assert code == 0, output
+    assert course in output
+
+
+def test_disjoint_that_leaves_no_photo_is_a_fault_though_a_batch_would_have_some(
+    places: Places, tmp_path: Path
+) -> None:
+    config = UNSUPERVISED.replace("1-labelled/model", "start/checkpoint")
+    config += 'labelled = ["photos"]\ndisjoint = true\n[loop]\nbatch_size = 4\n'
+    code, output = _dry("unsupervised", config, places, tmp_path)
+    assert code == 1
+    assert "error: data.disjoint leaves none of 8 unlabelled photos" in output
+
+
 def test_need_is_what_the_step_then_takes(places: Places) -> None:
     values = {
         "init": "start/checkpoint",
