@@ -53,6 +53,10 @@ class TokenizerConfig:
     num_merges: int = setting(8000, "merges to learn; the vocabulary has 514 more ids (bytes, specials)", low=0, high=48894)
     min_count: int = setting(2, "a pair seen less often is not merged", low=1)
 
+    def __post_init__(self) -> None:
+        if not self.data.text and not self.data.labelled:
+            raise ValueError("data.text and data.labelled name nothing to learn from")
+
 
 @dataclass(frozen=True)
 class TextConfig:
@@ -74,6 +78,10 @@ class TextConfig:
     model: CaptionerShape = part(CaptionerShape)
     optim: OptimConfig = part(OptimConfig, lr=1e-3)
     loop: LoopConfig = part(LoopConfig, unread=NO_EVALUATION, batch_size=256, precision="auto")
+
+    def __post_init__(self) -> None:
+        if self.captioning + self.contrastive == 0:
+            raise ValueError("captioning and contrastive are both 0: nothing would be learnt")
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,8 @@ class JointConfig:
     def __post_init__(self) -> None:
         if self.text.weight > 0 and not self.data.text:
             raise ValueError("text.weight is above 0, and data.text names no captions")
+        if self.captioning + self.contrastive == 0:
+            raise ValueError("captioning and contrastive are both 0: nothing would be learnt from the photos")
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,8 @@ class SupervisedConfig:
     loop: LoopConfig = part(LoopConfig)
 
     def __post_init__(self) -> None:
+        if self.captioning + self.cider == 0:
+            raise ValueError("captioning and cider are both 0: nothing would be learnt")
         if self.cider > 0 and self.rollout.has_too_few_samples:
             raise ValueError(f"rollout.samples {TOO_FEW_SAMPLES} (cider is {self.cider})")
 
@@ -173,6 +185,10 @@ class AverageConfig:
     checkpoints: tuple[str, ...] = setting(doc="checkpoints to average, relative to the folder of runs; one that is named twice counts twice")
     stored_dtype: Literal["float32", "float16"] = setting("float16", "of mapping and decoder in the checkpoint; float16 halves it")
 
+    def __post_init__(self) -> None:
+        if not self.checkpoints:
+            raise ValueError("checkpoints names nothing to average")
+
 
 @dataclass(frozen=True)
 class ReleaseConfig:
@@ -183,6 +199,10 @@ class ReleaseConfig:
     num_beams: int = setting(4, "1: greedy", low=1, high=16)
     second_scorer: str = setting(SHIPPED, "CLIP folder of an independent scorer, relative to the folder of runs; shipped: ours")
     about: str = setting("", "Markdown that the card begins with")
+
+    def __post_init__(self) -> None:
+        if not self.checkpoints:
+            raise ValueError("checkpoints names nothing to release")
 
 # fmt: on
 

@@ -157,6 +157,10 @@ class TextReplayConfig:
     temperature: float = setting(0.05, "softmax temperature of that", low=1e-3)
     noise: float = setting(0.5, "expected length of the noise on the unit embedding", low=0.0)
 
+    def __post_init__(self) -> None:
+        if self.weight > 0 and self.captioning + self.contrastive == 0:
+            raise ValueError("weight is above 0, and captioning and contrastive are both 0")
+
 
 @dataclass(frozen=True)
 class LoraConfig:

@@ -24,6 +24,7 @@ from training.order import seed_at
 from training.sources import read_captioned_sources
 from training.stage import Losses
 from training.starting import Origin, check_clip_can_be_saved, from_shape, write_with_clip
+from training.toml_reader import TrainingConfigError
 from training.towers import new_towers
 
 TOWERS = "towers"
@@ -79,6 +80,9 @@ class TextLosses:
         groups: token ids of the captions of each photo.
         weights: of "captioning" and "contrastive".
         temperature, noise, label_smoothing: as in TextConfig.
+
+    Raises:
+        TrainingConfigError: captioning weighs nothing, and no photo has two captions.
     """
 
     captioner: Captioner
@@ -87,6 +91,11 @@ class TextLosses:
     temperature: float
     noise: float
     label_smoothing: float
+
+    def __post_init__(self) -> None:
+        if self.weights["captioning"] == 0 and all(len(group) < 2 for group in self.groups):
+            fault = "is 0, and no photo has two captions that belong together: nothing would be learnt"
+            raise TrainingConfigError("captioning", [fault])
 
     def __call__(self, rows: np.ndarray, generator: torch.Generator) -> Losses:
         """The mean losses of some groups."""
@@ -101,7 +110,9 @@ class TextLosses:
             parts["contrastive"] = contrastive_loss(
                 read[has_other.to(read.device)], others, scale=1 / self.temperature
             )
-        total = torch.stack([self.weights[name] * value for name, value in parts.items()]).sum()
+        total = 0.0 * read.sum()  # where no photo of this share has a second caption, the loss is 0
+        for name, value in parts.items():
+            total = total + self.weights[name] * value
         return Losses(total, parts)
 
     def _encode(self, captions: Sequence[Tensor]) -> Float[Tensor, "captions embed"]:

@@ -104,10 +104,11 @@ def test_setting_that_the_stage_does_not_read_is_refused_with_all_mistakes(
     kind: type[Any], key: str, value: object
 ) -> None:
     table, name = key.split(".")
-    needed = {"init": "x"} if kind in (JointConfig, UnsupervisedConfig) else {}
+    needed: dict[str, Any] = {"init": "x"} if kind in (JointConfig, UnsupervisedConfig) else {}
     needed |= {"clip": "x"} if kind is PseudoConfig else {}
+    needed |= {"data": {"labelled": ["photos"]}} if kind is TokenizerConfig else {}
     with pytest.raises(TrainingConfigError) as caught:
-        config_from(kind, {**needed, "unknown": 1, table: {name: value}})
+        config_from(kind, {**needed, "unknown": 1, table: {**needed.get(table, {}), name: value}})
     assert len(caught.value.mistakes) == 2
     assert f"{key} is " in str(caught.value)
     assert "nothing in this stage reads it" in str(caught.value)
@@ -117,6 +118,35 @@ def test_setting_that_the_stage_does_not_read_is_refused_with_all_mistakes(
 def test_setting_that_the_stage_does_not_read_may_have_its_default() -> None:
     values = {"init": "x", "data": {"views": ["original", "flip"], "disjoint": False}}
     assert config_from(JointConfig, values).data == JointConfig(init="x").data
+
+
+@pytest.mark.parametrize(
+    ("stage", "values", "message"),
+    [
+        ("tokenizer", {}, "data.text and data.labelled name nothing to learn from"),
+        ("text", {"captioning": 0, "contrastive": 0}, "both 0: nothing would be learnt"),
+        (
+            "joint",
+            {"init": "x", "captioning": 0, "contrastive": 0},
+            "nothing would be learnt from the photos",
+        ),
+        (
+            "joint",
+            {
+                "init": "x",
+                "data": {"text": ["t"]},
+                "text": {"weight": 1, "captioning": 0, "contrastive": 0},
+            },
+            r"text\.weight is above 0, and captioning and contrastive are both 0",
+        ),
+        ("supervised", {"captioning": 0}, "captioning and cider are both 0"),
+        ("average", {"checkpoints": []}, "checkpoints names nothing to average"),
+        ("release", {"checkpoints": [], "validation": "v"}, "checkpoints names nothing to release"),
+    ],
+)
+def test_step_with_nothing_to_do_is_refused(stage: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingConfigError, match=message):
+        config_from(STAGES[stage], values)
 
 
 def test_patience_without_a_figure_is_refused() -> None:
