@@ -151,7 +151,7 @@ class TextReplayConfig:
     """Captions alone in every step beside the photos, as in stage text: the decoder forgets less of its English."""
 
     weight: float = setting(0.0, "of both losses on data.text; 0: none", low=0.0)
-    groups: int = setting(128, "photos whose captions are drawn in each step", low=2)
+    groups: int = setting(128, "photos whose captions are drawn in each step, by all processes together", low=2)
     captioning: float = setting(1.0, "weight of the cross-entropy of captions written from another's embedding", low=0.0)
     contrastive: float = setting(1.0, "weight of finding the other caption of the same photo", low=0.0)
     temperature: float = setting(0.05, "softmax temperature of that", low=1e-3)

@@ -72,7 +72,8 @@ class JointStage:
         weights = vars(config)
         total = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
         if self._text is not None:
-            drawn = torch.randint(len(self._text.groups), (config.text.groups,), generator=generator)
+            own = distributed.own_count(config.text.groups)
+            drawn = torch.randint(len(self._text.groups), (own,), generator=generator)
             alone = self._text(drawn.numpy(), generator)
             total = total + config.text.weight * alone.total
             parts |= {f"text_{name}": value for name, value in alone.parts.items()}

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,8 +15,9 @@ from tests.tiny import tiny_merges
 from tests.training.conftest import SCENES
 from training.config import JointConfig, Places, TextConfig
 from training.data import DataError, Problems, read_caption_groups
-from training.joint import run_joint
-from training.text import run_text
+from training.joint import build_joint, run_joint
+from training.stage import Losses
+from training.text import TextLosses, run_text
 from training.toml_reader import TrainingConfigError, config_from
 
 TEXT: dict[str, Any] = {
@@ -44,6 +46,13 @@ JOINT: dict[str, Any] = {
     "augment": {"min_crop_area": 1.0, "max_aspect": 1.0, "flip": 0.0, "colour": 0.0, "jpeg_probability": 0.0},
     "optim": {"lr": 3e-3, "warmup_steps": 5},
     "loop": {"epochs": 60, "batch_size": 8, "precision": "fp32"},
+}
+
+PAIRS_ALONE: dict[str, Any] = {
+    **TEXT,
+    "data": {"text": ["text.jsonl"]},
+    "captioning": 0.0,
+    "loop": {"epochs": 2, "batch_size": 2, "precision": "fp32"},
 }
 
 
@@ -159,6 +168,51 @@ def test_captions_alone_are_replayed_beside_the_photos(joint_places: Places) -> 
 def test_replay_of_captions_needs_captions() -> None:
     with pytest.raises(TrainingConfigError, match=r"data\.text names no captions"):
         _config(JointConfig, JOINT, text={"weight": 1.0})
+
+
+def test_processes_share_out_the_captions_of_a_step(
+    joint_places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(JointConfig, JOINT, data={"text": ["text.jsonl"]}, text={"weight": 0.5, "groups": 6})
+    stage = build_joint(config, joint_places, Problems(), device=torch.device("cpu"))
+    drawn: list[int] = []
+    original = TextLosses.__call__
+
+    def counting(self: TextLosses, rows: np.ndarray, generator: torch.Generator) -> Losses:
+        drawn.append(len(rows))
+        return original(self, rows, generator)
+
+    monkeypatch.setattr(TextLosses, "__call__", counting)
+    for rank in (0, 1, 2, 3):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+        stage.losses(np.arange(2), done=0.0, generator=torch.Generator())
+    assert drawn == [2, 2, 1, 1]
+
+
+def test_pairs_of_captions_are_told_apart_where_some_batches_have_none(text_places: Places) -> None:
+    lines = [{"image": "a", "text": text} for text in ("the dog", "a dog")]
+    lines += [{"image": str(number), "text": "the cat"} for number in range(3)]
+    (text_places.data / "text.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = _config(TextConfig, PAIRS_ALONE)
+    run_text(config, text_places, Problems(), resume=False)
+    log = _log(text_places.out)
+    assert [line["loss"] for line in log if "contrastive" not in line] == [0.0, 0.0]
+    assert len(log) == 4
+
+
+def test_text_without_a_pair_that_should_be_told_apart_is_refused(text_places: Places) -> None:
+    (text_places.data / "text.jsonl").write_text('{"text": "the cat"}\n{"text": "the dog"}')
+    with pytest.raises(TrainingConfigError, match="no photo has two captions"):
+        run_text(_config(TextConfig, PAIRS_ALONE), text_places, Problems(), resume=False)
+
+
+def test_text_of_which_nothing_can_be_used_stops(text_places: Places) -> None:
+    (text_places.data / "text.jsonl").write_text('{"text": ""}')
+    config = _config(TextConfig, {**TEXT, "data": {"text": ["text.jsonl"]}})
+    with pytest.raises(DataError, match=r"nothing of data\.text can be used: 1 x empty caption"):
+        run_text(config, text_places, Problems(), resume=False)
 
 
 def test_unreadable_photo_is_left_out_and_named(joint_places: Places) -> None:
