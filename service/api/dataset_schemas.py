@@ -10,6 +10,9 @@ from service.problems import Problem
 
 MAX_URL_CHARS = 2048
 
+WHOLE_PATH: dict[str, Any] = {"pattern": r"^/[^\x00]*$"}
+"""Of a folder, as OpenAPI says it; what is no such path is refused in words of our own (jobs/folders.py)."""
+
 
 def one_of(*names: str) -> dict[str, Any]:
     return {"oneOf": [{"required": [name], "properties": {name: {"type": "string"}}} for name in names]}
@@ -25,6 +28,7 @@ class PlaceDataset(BaseModel):
         min_length=1,
         max_length=4096,
         description="Folder of the server below SEMICAP_DATASET_ROOTS, with its subfolders.",
+        json_schema_extra=WHOLE_PATH,
     )
     uri: str | None = Field(
         None,

@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.api.dataset_schemas import MAX_URL_CHARS, one_of
+from service.api.dataset_schemas import MAX_URL_CHARS, WHOLE_PATH, one_of
 from service.api.job_schemas import WebhookRequest
 from service.finetuning.settings import FinetuneSettings
 
@@ -23,7 +23,11 @@ class FinetuneRequest(BaseModel):
 
     dataset: str | None = Field(None, max_length=64, description="Id of a dataset of photos.")
     folder: str | None = Field(
-        None, min_length=1, max_length=4096, description="Folder below SEMICAP_DATASET_ROOTS."
+        None,
+        min_length=1,
+        max_length=4096,
+        description="Folder below SEMICAP_DATASET_ROOTS.",
+        json_schema_extra=WHOLE_PATH,
     )
     uri: str | None = Field(
         None,
