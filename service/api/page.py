@@ -32,7 +32,9 @@ class PageFiles(StaticFiles):
 
 def add_page(app: FastAPI) -> None:
     """The page at /, its other files under /web."""
-    app.add_api_route("/", _index, include_in_schema=False, response_class=Response)
+    app.add_api_route(
+        "/", _index, methods=["GET", "HEAD"], include_in_schema=False, response_class=Response
+    )  # `ollama` begins with HEAD /
     app.mount("/web", PageFiles(directory=WEB_FOLDER), name="web")
 
 

@@ -69,6 +69,15 @@ def test_metrics_of_two_applications_do_not_mix() -> None:
     assert b'outcome="broken-image"' not in second.render()
 
 
+@pytest.mark.parametrize(
+    "path", ["/", "/health", "/health/live", "/health/ready", "/api/version", "/api/tags"]
+)
+def test_head_is_answered_as_get_is(client: TestClient, path: str) -> None:
+    head, get = client.head(path), client.get(path)
+    assert head.status_code == get.status_code == 200
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
 def test_unknown_methods_and_paths_make_no_new_series(client: TestClient) -> None:
     for index in range(5):
         client.request(f"BREW{index}", f"/pot/{index}")

@@ -13,11 +13,14 @@ from service.metrics import METRICS_MEDIA_TYPE
 router = APIRouter(tags=["operations"])
 
 
+@router.head("/health/live", include_in_schema=False)  # what monitors of uptime ask
 @router.get("/health/live", summary="Whether the process answers")
 async def live() -> Health:
     return Health()
 
 
+@router.head("/health", include_in_schema=False)
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health", include_in_schema=False)  # what Altbot and others look for
 @router.get(
     "/health/ready",

@@ -89,11 +89,13 @@ async def _answer(
     return LiveResponse(lines, media_type=JSON_LINES, source=reply.source)
 
 
+@router.head("/tags", include_in_schema=False)
 @router.get("/tags", summary="Ollama: list models", responses=error_responses(ollama_error, StoppingError))
 async def ollama_tags(parts: UseParts) -> ModelTags:
     return ModelTags(models=[tag_of(parts.model)])
 
 
+@router.head("/version", include_in_schema=False)
 @router.get("/version", summary="Ollama: version", responses=error_responses(ollama_error, StoppingError))
 async def ollama_version() -> dict[str, str]:
     """The version of Ollama whose API is spoken here, and ours."""
