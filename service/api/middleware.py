@@ -9,10 +9,11 @@ from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.adapters.error_shapes import in_clients_shape
+from service.api.inputs import content_type_of
 from service.api.responses import problem_response
 from service.errors import (
     QueueFullError,
@@ -154,7 +155,7 @@ class BodyLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-        elif scope["path"] in self.spooled and _media_type(scope) != "application/json":
+        elif scope["path"] in self.spooled and content_type_of(Request(scope)) != "application/json":
             limit = self.spooled[scope["path"]]
             await self._counted(scope, receive, send, max_bytes=limit, budget=BodyBudget(limit, 0))
         else:
@@ -234,10 +235,6 @@ async def _read_to_the_end(receive: Receive) -> None:
 
 def _request_id(given: str | None) -> str:
     return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid4().hex
-
-
-def _media_type(scope: Scope) -> str:
-    return Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _content_length(scope: Scope) -> int:
