@@ -181,7 +181,8 @@ def activations() -> Iterator[Activations]:
 def free_memory() -> int:
     """Bytes that a new process can have: of the GPU where there is one, else of the machine."""
     if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # by this process, for its next tensors
+        return int(torch.cuda.mem_get_info()[0]) + kept
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
