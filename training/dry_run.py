@@ -180,8 +180,8 @@ def activations() -> Iterator[Activations]:
 
 def free_memory() -> int:
     """Bytes that a new process can have: of the GPU where there is one, else of the machine."""
-    if torch.cuda.is_available():
-        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # by this process, for its next tensors
+    if torch.cuda.is_available():  # what this process keeps for its next tensors is free too
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return int(torch.cuda.mem_get_info()[0]) + kept
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
