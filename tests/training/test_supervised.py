@@ -178,8 +178,9 @@ def test_samples_longer_than_the_decoder_writes_are_refused_before_training(plac
 def test_self_critical_cider_makes_peoples_captions_likelier(places: Places) -> None:
     start = _config(loop={"epochs": 40})
     run_supervised(start, replace(places, out=places.run("first")), Problems(), resume=False)
-    config = _config(init="first/model", captioning=0.0, cider=1.0, optim={"lr": 5e-3}, loop={"epochs": 100})
+    changes = {"captioning": 0.0, "cider": 1.0, "rollout": {"samples": 16}, "optim": {"lr": 2e-3}}
+    config = _config(init="first/model", loop={"epochs": 60}, **changes)
     run_supervised(config, places, Problems(), resume=False)
     log = [json.loads(line) for line in (places.out / "log.jsonl").read_text().splitlines()]
     earned = [-line["cider"] for line in log if "cider" in line]
-    assert sum(earned[-5:]) > 1.2 * sum(earned[:5])
+    assert sum(earned[-15:]) > 1.15 * sum(earned[:15])  # 1.32; without learning 1.07
