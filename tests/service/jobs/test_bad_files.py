@@ -1,5 +1,7 @@
 """A thousand photos, forty of them broken in every way there is, through the engine."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +32,8 @@ def test_options_that_the_model_cannot_do_are_each_photos_error_line(
 ) -> None:
     job = job_on(dataset_of(parts, photo_folder(tmp_path / "photos", good=3)), options=options)
     parts.jobs.submit(job)
-    engine = Engine(tiny_model.captioner, settings=EngineSettings(precision="fp32"))
-    engine.start()
-    try:
-        captioner = ItemCaptioner(
-            OneModel(Loaded(tiny_model, engine)), parts.datasets, limits=LIMITS, decode_threads=2
-        )
+    with _captioner(parts, tiny_model) as captioner:
         InlineWorker(parts, captioner=captioner).do_all()
-    finally:
-        engine.stop(drain_s=0)
     assert parts.jobs.status(job.id).counts.failed == 3
     kinds = {line["problem"]["type"].rpartition(":")[2] for line in errors(parts.jobs.results(job.id))}
     assert kinds <= {"invalid-option", "unknown-option"}
@@ -63,12 +58,7 @@ def test_forty_broken_among_a_thousand_are_forty_error_lines_and_a_retry_runs_th
         Image.new("1", (1001, 1000)).save(folder / names[-1])
     job = job_on(dataset_of(parts, folder), chunk_items=128, options={"strategy": "greedy", "max_tokens": 2})
     parts.jobs.submit(job)
-    engine = Engine(tiny_model.captioner, settings=EngineSettings(precision="fp32"))
-    engine.start()
-    try:
-        captioner = ItemCaptioner(
-            OneModel(Loaded(tiny_model, engine)), parts.datasets, limits=LIMITS, decode_threads=2
-        )
+    with _captioner(parts, tiny_model) as captioner:
         worker = InlineWorker(parts, captioner=captioner, save_s=3)
         worker.do_all()
         status = parts.jobs.status(job.id)
@@ -86,9 +76,18 @@ def test_forty_broken_among_a_thousand_are_forty_error_lines_and_a_retry_runs_th
             (folder / name).write_bytes(photo(7))
         _, retried = parts.jobs.retry(job.id, may_succeed=worth_retrying(parts.datasets, job))
         worker.do_all()
-    finally:
-        engine.stop(drain_s=0)
     status = parts.jobs.status(job.id)
     assert retried == REPAIRED
     assert (status.counts.done, status.counts.failed) == (GOOD + REPAIRED, 40 - REPAIRED)
     assert len(list(captioned(parts.jobs.results(job.id)))) == GOOD + REPAIRED
+
+
+@contextmanager
+def _captioner(parts: JobParts, model: ServedModel) -> Iterator[ItemCaptioner]:
+    engine = Engine(model.captioner, settings=EngineSettings(precision="fp32"))
+    engine.start()
+    try:
+        models = OneModel(Loaded(model, engine))
+        yield ItemCaptioner(models, parts.datasets, limits=LIMITS, decode_threads=2)
+    finally:
+        engine.stop(drain_s=0)
