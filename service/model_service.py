@@ -1,20 +1,18 @@
 """The models of a running API: what answers, and its change, by request here or by another replica."""
 
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
 
 import structlog
 
-from models.clip_folder import ClipError
-from models.manifest import CheckpointError
 from service.errors import ModelConflictError, ModelInUseError, ModelLoadError, ModelPinnedError, ServiceError
 from service.metrics import Metrics
 from service.model_choice import Choice
 from service.model_registry import ModelRegistry
 from service.model_rules import check_gate
 from service.model_versions import ModelVersion
+from service.registry import load_failure
 from service.serving import ModelSwitch, Serving
 
 FOLLOW_S = 2.0
@@ -181,7 +179,7 @@ class ModelService:
             self._failed = (version.id, time.monotonic() + RETRY_S)
             still = self.switch.current.model.id
             raise ModelLoadError(
-                f"{version.id} cannot be loaded here, {still} still answers: {_reason(error)}"
+                f"{version.id} cannot be loaded here, {still} still answers: {load_failure(error)}"
             ) from error
         self._failed = ("", 0.0)
         self._metrics.model_loaded(seconds=time.monotonic() - began)
@@ -204,10 +202,3 @@ class ModelService:
                 log.warning("model_not_followed", error=error.detail)
             except Exception:
                 log.exception("model_not_followed")
-
-
-def _reason(error: Exception) -> str:
-    """What a caller may read of an error: no path of this machine."""
-    if isinstance(error, (CheckpointError, ClipError)):
-        return re.sub(r"/\S+/", "", str(error))
-    return "the service's log has the reason"

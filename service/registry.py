@@ -1,5 +1,6 @@
 """A model version that is loaded."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -8,8 +9,9 @@ import torch
 
 from models.captioner import Captioner
 from models.checkpoint import load_captioner
+from models.clip_folder import ClipError
 from models.generation import OptionError
-from models.manifest import CARD_FILE, DEFAULT_CHECKPOINT, Manifest, read_manifest
+from models.manifest import CARD_FILE, DEFAULT_CHECKPOINT, CheckpointError, Manifest, read_manifest
 from service.engine.options import CaptionOptions
 from service.errors import ModelNotFoundError
 from service.model_versions import ModelVersion, version_of
@@ -83,6 +85,13 @@ def load_served_model(
         card=card.read_text() if card.is_file() else "",
         entry=entry or version_of(folder, origin="folder" if checkpoint else "shipped"),
     )
+
+
+def load_failure(error: Exception) -> str:
+    """What a caller may read of an error of loading a version: no path of this machine."""
+    if isinstance(error, (CheckpointError, ClipError)):
+        return re.sub(r"/\S+/", "", str(error))
+    return "the service's log has the reason"
 
 
 def resolve_device(name: str) -> str:

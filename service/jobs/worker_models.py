@@ -10,7 +10,7 @@ from service.engine.errors import EngineError
 from service.errors import ModelNotFoundError, ModelUnavailableError
 from service.model_choice import Choice
 from service.model_registry import ModelRegistry
-from service.registry import DeviceError, ServedModel
+from service.registry import DeviceError, ServedModel, load_failure
 from service.serving import Loaded
 
 log = structlog.stdlib.get_logger("semicap.worker")
@@ -53,8 +53,13 @@ class WorkerModels:
             wanted = wanted or self._id_of_default()
             if wanted != self._loaded.model.id:
                 self._load(wanted)
-        except (ModelNotFoundError, CheckpointError, DeviceError, EngineError) as error:
+        except ModelNotFoundError as error:
             raise ModelUnavailableError(f"the worker has no model {wanted}: {error}") from error
+        except (CheckpointError, DeviceError, EngineError) as error:
+            log.warning("model_not_loaded", model=wanted, error=str(error))
+            raise ModelUnavailableError(
+                f"the worker cannot load model {wanted}: {load_failure(error)}"
+            ) from error
         return self._loaded
 
     def stop(self) -> None:

@@ -15,12 +15,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from models.captioner import Captioner
+from models.manifest import CheckpointError
 from service.api.app import create_app
 from service.errors import CommandError, QueueFullError
 from service.jobs.store import ArtifactStore
 from service.model_choice import load_chosen
 from service.model_registry import ModelRegistry, shipped_version
-from service.registry import load_served_model
+from service.registry import load_failure, load_served_model
 from service.serving import Handover
 from service.settings import Settings
 from tests.browser.served import served
@@ -336,6 +337,17 @@ def test_format_that_the_processor_lacks_ends_the_start_in_one_line(
     wanted = versions.settings.model_copy(update={"precision": "int8"})
     with pytest.raises(CommandError, match="SEMICAP_PRECISION is int8: this processor cannot run the model"):
         load_chosen(versions.registry, wanted)
+
+
+def test_reason_that_callers_read_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "damaged")
+    (folder / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(CheckpointError) as raised:
+        load_served_model(folder, device="cpu")
+    assert str(tmp_path) in str(raised.value)
+    assert str(tmp_path) not in load_failure(raised.value)
+    assert "damaged" in load_failure(raised.value)
+    assert load_failure(RuntimeError(f"{tmp_path}/secret")) == "the service's log has the reason"
 
 
 def _answers_of_adapters(client: Any, model: str) -> list[tuple[int, str]]:
