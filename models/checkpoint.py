@@ -1,6 +1,7 @@
 """Checkpoints: a folder of safetensors, configuration and model card that rebuilds a captioner by itself."""
 
 import hashlib
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -52,14 +53,14 @@ def save_captioner(
         save_file(_own_weights(captioner, dtype), scratch / WEIGHTS_FILE)
         (scratch / WEIGHTS_FILE).chmod(0o644)  # safetensors leaves it to its owner alone
         config = _portable_config(captioner.config, clip_folder)
-        digest = _sha256(scratch / WEIGHTS_FILE)
-        manifest = Manifest(provenance, digest[:12], digest, config)
-        write_manifest(scratch, manifest)
-        (scratch / CARD_FILE).write_text(card)
         _save_clip(scratch, clip_folder)
         if isinstance(captioner.tokenizer, Gpt2Vocabulary):
             (scratch / TOKENIZER_FOLDER).mkdir()
             captioner.tokenizer.save(scratch / TOKENIZER_FOLDER)
+        version = _version(scratch, config)
+        manifest = Manifest(provenance, version, _sha256(scratch / WEIGHTS_FILE), config)
+        write_manifest(scratch, manifest)
+        (scratch / CARD_FILE).write_text(card)
         scratch.chmod(0o755)
         _replace_folder(scratch, folder)
     finally:
@@ -85,6 +86,14 @@ def load_captioner(folder: Path, *, device: torch.device | str = "cpu") -> Capti
         raise CheckpointError(f"{folder}: {error}") from error
     _load_weights(captioner, weights, folder)
     return captioner.to(device).eval()
+
+
+def _version(folder: Path, config: CaptionerConfig) -> str:
+    """Of all that decides what a checkpoint writes: its configuration, weights, CLIP and tokenizer."""
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(folder)} {_sha256(file)}\n".encode())
+    return digest.hexdigest()[:12]
 
 
 def _own_weights(captioner: Captioner, dtype: torch.dtype) -> dict[str, Tensor]:

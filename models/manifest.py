@@ -37,7 +37,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The identity of a checkpoint: its provenance, version (from its weights) and configuration."""
+    """The identity of a checkpoint: provenance, version (of all that decides captions), configuration."""
 
     provenance: Provenance
     version: str

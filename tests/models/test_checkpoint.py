@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.checkpoint import load_captioner, save_captioner
+from models.clip_folder import LOCAL_CONFIG
 from models.config import MappingConfig
 from models.manifest import CONFIG_FILE, WEIGHTS_FILE, CheckpointError, Provenance, read_manifest
 from tests.tiny import byte_level_bpe, tiny_captioner, tiny_checkpoint, tiny_gpt2_captioner
@@ -83,6 +84,29 @@ def test_saving_again_replaces_the_folder_and_leaves_no_scratch(tmp_path: Path) 
     tiny_checkpoint(tmp_path, seed=1)
     assert read_manifest(tmp_path / "checkpoint").version != first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "parts"]
+
+
+def test_version_is_of_the_clip_too_and_of_nothing_that_decides_no_caption(tmp_path: Path) -> None:
+    captioner = tiny_captioner(tmp_path)
+
+    def version(name: str) -> tuple[str, str]:
+        manifest = save_captioner(
+            captioner,
+            tmp_path / name,
+            provenance=Provenance(name, "supervised"),
+            card=name,
+            clip_folder=tmp_path / "clip",
+        )
+        return manifest.version, manifest.weights_sha256
+
+    first, again = version("first"), version("again")
+    settings = json.loads((tmp_path / "clip" / LOCAL_CONFIG).read_text())
+    settings["preprocess_cfg"] = {"resize_mode": "squash"}
+    (tmp_path / "clip" / LOCAL_CONFIG).write_text(json.dumps(settings))
+    other = version("other")
+    assert first == again
+    assert other[0] != first[0]
+    assert other[1] == first[1]
 
 
 def test_empty_folder_is_not_a_checkpoint(tmp_path: Path) -> None:
