@@ -148,7 +148,9 @@ def errors(job: JobId, url: Url = None) -> None:
 def retry(job: JobId, url: Url = None) -> None:
     """Run again what failed and may succeed now."""
     answer = JobClient(url).ask("POST", f"/v1/jobs/{quoted(job)}/retry")
-    typer.echo(f"{answer['retried']} photos run again")
+    typer.echo(
+        f"{answer['retried']} photos run again" if answer["retried"] else "the job's files are made again"
+    )
 
 
 @jobs_app.command()

@@ -11,7 +11,7 @@ from service.jobs.status import JobStatus
 def next_attempt(
     archive: JobArchive, status: JobStatus, *, may_succeed: Callable[[ItemResult], bool]
 ) -> tuple[Attempt, int]:
-    """The attempt that does what is left, and how many items that are.
+    """The attempt that does what is left, and how many items that are: none where only files were not made.
 
     Args:
         may_succeed: whether a failed item is worth another try.
@@ -27,7 +27,7 @@ def next_attempt(
         if result.outcome != "failed" or not may_succeed(result):
             settled += counts_of([result])
             items.remove(result.item)
-    if not items:
+    if not items and not _lacks_files(status):
         raise JobStateError(f"nothing to run again: {_why_nothing(status.counts.failed)}")
     attempt = Attempt(
         number=last.number + 1,
@@ -38,6 +38,11 @@ def next_attempt(
         settled=settled,
     )
     return attempt, len(items)
+
+
+def _lacks_files(status: JobStatus) -> bool:
+    """Photos were captioned, and the job failed all the same: outputs or texts were not written."""
+    return status.state == "failed" and status.counts.done > 0
 
 
 def _why_nothing(failed: int) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.errors import StoreUnavailableError
+from service.errors import JobStateError, StoreUnavailableError
 from service.jobs.archive import output_key
 from service.jobs.documents import CaptionJob
 from service.jobs.finishing import MOST_TRIES
@@ -43,6 +43,26 @@ def test_output_that_cannot_be_made_fails_the_job_and_costs_no_other_file(
     assert (status.state, status.counts.done) == ("failed", 3)
     assert status.error == "captions-xmp.tar could not be made (ValueError); see the workers' logs"
     assert parts.store.has(output_key(job.id, 1, "captions.csv"))
+
+
+def test_retry_makes_files_that_could_not_be_made_without_running_a_photo_again(
+    parts: JobParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_on(uploaded(parts, 3), outputs=("xmp",))
+    parts.jobs.submit(job)
+    with monkeypatch.context() as broken:
+        broken.setattr("service.jobs.outputs.xmp_of", raising)
+        run_to_the_end(parts, job, most=MOST_TRIES)
+    captions = list(parts.jobs.results(job.id))
+    status, num_items = parts.jobs.retry(job.id, may_succeed=lambda result: True)
+    assert (num_items, status.ended, status.counts.done) == (0, None, 3)
+    assert run_to_the_end(parts, job, most=0) == 0
+    status = parts.jobs.status(job.id)
+    assert (status.state, status.counts.done, status.error) == ("succeeded", 3, None)
+    assert parts.store.has(output_key(job.id, 2, "captions-xmp.tar"))
+    assert list(parts.jobs.results(job.id)) == captions
+    with pytest.raises(JobStateError, match="nothing to run again: no photo failed"):
+        parts.jobs.retry(job.id, may_succeed=lambda result: True)
 
 
 def test_job_whose_end_raises_can_be_canceled(parts: JobParts, monkeypatch: pytest.MonkeyPatch) -> None:
