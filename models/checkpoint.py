@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -57,8 +58,12 @@ def save_captioner(
         if isinstance(captioner.tokenizer, Gpt2Vocabulary):
             (scratch / TOKENIZER_FOLDER).mkdir()
             captioner.tokenizer.save(scratch / TOKENIZER_FOLDER)
-        version = _version(scratch, config)
-        manifest = Manifest(provenance, version, _sha256(scratch / WEIGHTS_FILE), config)
+        digests = {
+            path.relative_to(scratch).as_posix(): _sha256(path)
+            for path in scratch.rglob("*")
+            if path.is_file()
+        }
+        manifest = Manifest(provenance, _version(config, digests), digests[WEIGHTS_FILE], config)
         write_manifest(scratch, manifest)
         (scratch / CARD_FILE).write_text(card)
         scratch.chmod(0o755)
@@ -88,12 +93,10 @@ def load_captioner(folder: Path, *, device: torch.device | str = "cpu") -> Capti
     return captioner.to(device).eval()
 
 
-def _version(folder: Path, config: CaptionerConfig) -> str:
+def _version(config: CaptionerConfig, digests: Mapping[str, str]) -> str:
     """Of all that decides what a checkpoint writes: its configuration, weights, CLIP and tokenizer."""
-    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(folder)} {_sha256(file)}\n".encode())
-    return digest.hexdigest()[:12]
+    decides = json.dumps([config.to_dict(), digests], sort_keys=True)
+    return hashlib.sha256(decides.encode()).hexdigest()[:12]
 
 
 def _own_weights(captioner: Captioner, dtype: torch.dtype) -> dict[str, Tensor]:

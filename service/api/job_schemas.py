@@ -167,7 +167,7 @@ class JobInfo(BaseModel):
 
 
 class RetryInfo(JobInfo):
-    """A job that goes on, and how many photos it runs again."""
+    """A job that goes on, and how many photos it runs again: none where only its files are made again."""
 
     retried: int
 

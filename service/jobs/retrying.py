@@ -41,8 +41,8 @@ def next_attempt(
 
 
 def _lacks_files(status: JobStatus) -> bool:
-    """Photos were captioned, and the job failed all the same: outputs or texts were not written."""
-    return status.state == "failed" and status.counts.done > 0
+    """The job failed, but not for its photos: outputs or texts were not written."""
+    return status.state == "failed" and status.counts.done + status.counts.skipped > 0
 
 
 def _why_nothing(failed: int) -> str:

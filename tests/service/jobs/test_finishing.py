@@ -1,6 +1,7 @@
 """The end of a job comes, whatever goes wrong with its files."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from service.jobs.documents import CaptionJob
 from service.jobs.finishing import MOST_TRIES
 from service.jobs.jobs import FINISH
 from service.jobs.parts import JobParts
-from tests.service.jobs.conftest import job_on, uploaded
+from tests.service.jobs.conftest import dataset_of, job_on, photo_folder, uploaded
 from tests.service.jobs.fakes import InlineWorker
 
 
@@ -63,6 +64,24 @@ def test_retry_makes_files_that_could_not_be_made_without_running_a_photo_again(
     assert list(parts.jobs.results(job.id)) == captions
     with pytest.raises(JobStateError, match="nothing to run again: no photo failed"):
         parts.jobs.retry(job.id, may_succeed=lambda result: True)
+
+
+def test_retry_makes_the_files_of_a_job_that_skipped_every_photo(
+    parts: JobParts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = photo_folder(tmp_path / "photos", good=2)
+    for name in ("0000", "0001"):
+        (folder / f"{name}.txt").write_text("a person's\n")
+    job = job_on(dataset_of(parts, folder), writes_to_folder=True, outputs=("csv",))
+    parts.jobs.submit(job)
+    with monkeypatch.context() as broken:
+        broken.setattr("service.jobs.outputs._csv", raising)
+        run_to_the_end(parts, job, most=MOST_TRIES)
+    status = parts.jobs.status(job.id)
+    assert (status.state, status.counts.skipped) == ("failed", 2)
+    assert parts.jobs.retry(job.id, may_succeed=lambda result: True)[1] == 0
+    run_to_the_end(parts, job, most=0)
+    assert parts.jobs.status(job.id).state == "succeeded"
 
 
 def test_job_whose_end_raises_can_be_canceled(parts: JobParts, monkeypatch: pytest.MonkeyPatch) -> None:
