@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import structlog
 
 from models.captioner import Captioner
 from models.checkpoint import load_captioner
@@ -10,6 +11,17 @@ from service.registry import ServedModel, load_served_model
 from tests.tiny import tiny_checkpoint as make_tiny_checkpoint
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def log_goes_to_pytest() -> None:
+    """Threads of the service log while a test reads what a command prints; none of it stands in between."""
+    structlog.configure(
+        processors=[structlog.stdlib.add_log_level, structlog.dev.ConsoleRenderer(colors=False)],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -175,7 +175,7 @@ def _build_jobs(settings: Settings, *, lifecycle: Lifecycle) -> JobService | Non
 
 async def _stop_jobs(jobs: JobService | None) -> None:
     if jobs is not None:
-        jobs.parts.keeper.stop()
+        await run_in_threadpool(jobs.parts.close)
         jobs.thumbnails.close()
         await jobs.events.close()
 

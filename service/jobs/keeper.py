@@ -24,6 +24,9 @@ MOST_LOOKED_BACK_AT = 1000
 MOST_WEBHOOKS = 200
 """That one look sends; the next look goes on."""
 
+_STOP_S = 5.0
+"""That a stop waits for the look in hand; a broker that hangs may hold it for longer."""
+
 _LOCK = "keeper"
 _SWEEP = "retention"
 
@@ -47,6 +50,8 @@ class Keeper:
 
     def stop(self) -> None:
         self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(_STOP_S)
 
     def look_back(self) -> list[str]:
         """Finds the jobs that are neither over nor looked after: who took them died, or the store failed.

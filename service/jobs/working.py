@@ -84,7 +84,7 @@ def work(
     try:
         return _run_celery(parts, stopping, queues)
     finally:
-        parts.keeper.stop()
+        parts.close()
 
 
 def _run_celery(parts: JobParts, stopping: threading.Event, queues: Sequence[str]) -> int:

@@ -1,7 +1,6 @@
 """Every command of README.md does what it says there; one that nobody tries here is a fault."""
 
 import json
-import logging
 import shlex
 import shutil
 import subprocess
@@ -13,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import structlog
 import torch
 from safetensors.torch import save_file
 from transformers import GPT2Config
@@ -206,13 +204,6 @@ def _settings(reader: Reader) -> None:
 
 def test_readme_has_no_command_that_is_not_tried_and_none_is_tried_in_vain() -> None:
     assert set(commands()) == set(TRIED)
-
-
-@pytest.fixture(autouse=True)
-def quiet_log() -> Iterator[None]:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.mark.timeout(300)

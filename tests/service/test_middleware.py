@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -146,11 +147,12 @@ BODIES = {
 
 
 @pytest.fixture(scope="module")
-def hasty(make_client: MakeClient, tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+def hasty(tiny_model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """An application that waits for no body, with jobs but without their broker."""
-    return make_client(
-        body_timeout_s=0.05, data_dir=tmp_path_factory.mktemp("hasty"), redis_url="redis://127.0.0.1:1"
-    )
+    data = tmp_path_factory.mktemp("hasty")
+    settings = Settings(body_timeout_s=0.05, data_dir=data, redis_url="redis://127.0.0.1:1")
+    with TestClient(create_app(settings, tiny_model)) as client:
+        yield client
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -236,7 +238,6 @@ def test_log_lines_are_json_with_the_request_id(capsys: pytest.CaptureFixture[st
         logging.getLogger("PIL").setLevel(logging.NOTSET)
         logging.captureWarnings(False)
         structlog.contextvars.clear_contextvars()
-        structlog.reset_defaults()
     assert (first["event"], first["count"], first["request_id"]) == ("something", 3, "r1")
     assert (second["event"], second["level"]) == ("plain line", "warning")
     assert (second["request_id"], second["request_ids"]) == ("r1", ["r2"])

@@ -1,13 +1,11 @@
 """`semicap jobs` against a running service."""
 
 import json
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from service.api.app import create_app
 from service.cli import main
@@ -36,14 +34,6 @@ def settings(broker: RunningBroker, tmp_path_factory: pytest.TempPathFactory) ->
 def address(settings: Settings, tiny_model: ServedModel) -> Iterator[str]:
     with served(create_app(settings, tiny_model)) as url:
         yield url
-
-
-@pytest.fixture(autouse=True)
-def quiet_log() -> Iterator[None]:
-    """Service and worker run in this process; their log would stand in the command's output."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture
