@@ -1,9 +1,12 @@
 """The decoder against transformers' GPT-2, and its three ways of reading against each other."""
 
+from typing import Any
+
+import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from models.config import DecoderConfig
+from models.config import ConfigError, DecoderConfig
 from models.decoder import CaptionDecoder
 from models.gpt2 import load_gpt2
 from models.row_groups import RowGroups
@@ -37,6 +40,22 @@ def test_logits_equal_transformers_gpt2_on_the_same_weights() -> None:
     inputs = torch.cat([prefix, gpt2.transformer.wte(token_ids)], dim=1)
     expected = gpt2(inputs_embeds=inputs).logits[:, PREFIX - 1 : -1]
     torch.testing.assert_close(ours(prefix, token_ids), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "fault"),
+    [
+        ({"n_head": 4}, "decoder.heads is 2, theirs 4"),  # every weight would fit, and mean something else
+        ({"n_embd": 64, "n_layer": 1}, "decoder.width is 32, theirs 64, decoder.layers is 2, theirs 1"),
+        ({"vocab_size": 49}, "decoder.vocab_size is 50, theirs 49"),
+        ({"n_positions": 20}, "decoder.max_length is 24, theirs at most 20"),
+    ],
+)
+def test_gpt2_of_another_size_is_refused(size: dict[str, Any], fault: str) -> None:
+    own = {"vocab_size": VOCAB, "n_positions": 24, "n_embd": WIDTH, "n_layer": 2, "n_head": 2}
+    gpt2 = GPT2LMHeadModel(GPT2Config(**own | size))  # type: ignore[no-untyped-call]
+    with pytest.raises(ConfigError, match=f"the GPT-2 weights do not fit: {fault}$"):
+        load_gpt2(decoder(), gpt2)
 
 
 @torch.no_grad()
