@@ -16,7 +16,10 @@ from service.jobs.documents import Attempt, Counts, Job, JobState, Stop
 from service.jobs.lease import Lease
 
 CONNECT_S = 3.0
-ANSWER_S = 10.0
+ANSWER_S = 3.0
+AWAY_S = 3.0
+"""A broker that did not answer in time is not asked again for so long: one call waits for it, not each."""
+
 MAX_EVENTS = 1000
 KEPT_AFTER_END_S = 3600
 """Seconds that a job's events can still be read after its end."""
@@ -80,6 +83,7 @@ class Board:
         self.client = client
         self._report = client.register_script(_REPORT)
         self._take = client.register_script(_TAKE)
+        self._away_until = 0.0
 
     @classmethod
     def open(cls, url: str, *, connect_s: float = CONNECT_S, answer_s: float = ANSWER_S) -> "Board":
@@ -114,7 +118,7 @@ class Board:
             "skipped": counts.skipped,
         }
         begun = {str(chunk): _packed(one, is_complete) for chunk, (one, is_complete) in chunks.items()}
-        with _failures(), self.client.pipeline(transaction=True) as pipe:
+        with self._asking(), self.client.pipeline(transaction=True) as pipe:
             pipe.delete(*(_key(job.id, name) for name in _NAMES))
             waiting = [str(chunk) for chunk in todo]
             for begin in range(0, len(waiting), 1000):
@@ -127,32 +131,32 @@ class Board:
 
     def has(self, job_id: str, attempt: int) -> bool:
         """Whether an attempt is on the board."""
-        with _failures():
+        with self._asking():
             return self.client.hget(_key(job_id, "head"), "attempt") == str(attempt)
 
     def remove(self, job_id: str) -> None:
         """Takes an ended job off the board; its events stay for a while."""
-        with _failures(), self.client.pipeline(transaction=True) as pipe:
+        with self._asking(), self.client.pipeline(transaction=True) as pipe:
             pipe.delete(*(_key(job_id, name) for name in _NAMES))
             pipe.expire(_key(job_id, "events"), KEPT_AFTER_END_S)
             pipe.execute()
 
     def take(self, job_id: str, *, room: int) -> list[int]:
         """Chunks to send now, so that at most `room` are on their way."""
-        with _failures():
+        with self._asking():
             keys = [_key(job_id, "todo"), _key(job_id, "sent")]
             return [int(chunk) for chunk in cast(list[str], self._take(keys=keys, args=[room, time.time()]))]
 
     def sent(self, job_id: str) -> dict[int, float]:
         """Chunks that are on their way or being done, and when they were sent."""
-        with _failures():
+        with self._asking():
             pairs = cast(
                 list[tuple[str, float]], self.client.zrange(_key(job_id, "sent"), 0, -1, withscores=True)
             )
             return {int(chunk): score for chunk, score in pairs}
 
     def sent_again(self, job_id: str, chunk: int) -> None:
-        with _failures():
+        with self._asking():
             self.client.zadd(_key(job_id, "sent"), {str(chunk): time.time()}, xx=True)
 
     def report(
@@ -161,7 +165,7 @@ class Board:
         """States a chunk's counts, however often; chunks left, or None for an attempt not on the board."""
         names = ("head", "chunks", "sent", "ticks")
         values = (attempt, chunk, counts.done, counts.failed, counts.skipped, int(is_complete), time.time())
-        with _failures():
+        with self._asking():
             left = int(
                 cast(int, self._report(keys=[_key(job_id, name) for name in names], args=[*values, _TICKS]))
             )
@@ -169,17 +173,17 @@ class Board:
 
     def begin(self, job_id: str, part: str | int) -> int:
         """Notes that a worker begins a chunk, or the end; how often one has since that got any further."""
-        with _failures():
+        with self._asking():
             return self.client.hincrby(_key(job_id, "tries"), str(part), 1)
 
     def set_tries(self, job_id: str, part: str | int, tries: int) -> None:
         """Notes that the part got further, or that the last try was not its fault."""
-        with _failures():
+        with self._asking():
             self.client.hset(_key(job_id, "tries"), str(part), tries)
 
     def progress(self, job_id: str) -> Progress | None:
         """Where the job stands, or None when it is not on the board."""
-        with _failures(), self.client.pipeline(transaction=True) as pipe:
+        with self._asking(), self.client.pipeline(transaction=True) as pipe:
             pipe.hgetall(_key(job_id, "head"))
             pipe.lrange(_key(job_id, "ticks"), 0, -1)
             head, ticks = cast(tuple[dict[str, str], list[str]], pipe.execute())
@@ -196,7 +200,7 @@ class Board:
 
     def stop(self, job_id: str, stop: Stop) -> None:
         """Tells workers to stop; a cancel also lets go of what they have not begun."""
-        with _failures(), self.client.pipeline(transaction=True) as pipe:
+        with self._asking(), self.client.pipeline(transaction=True) as pipe:
             pipe.set(_key(job_id, "stop"), stop)
             if stop == "canceled":
                 pipe.delete(_key(job_id, "todo"))
@@ -204,7 +208,7 @@ class Board:
 
     def stopped(self, job_id: str) -> Stop | None:
         """Whether workers shall stop, and why."""
-        with _failures():
+        with self._asking():
             return cast(Stop | None, self.client.get(_key(job_id, "stop")))
 
     def lease(self, job_id: str, name: str | int) -> Lease:
@@ -216,7 +220,7 @@ class Board:
         wanted = list(names)
         if not wanted:
             return set()
-        with _failures():
+        with self._asking():
             held = cast(
                 list[str | None], self.client.mget([_key(job_id, f"lease:{name}") for name in wanted])
             )
@@ -224,10 +228,30 @@ class Board:
 
     def tell(self, job_id: str, event: str, data: str) -> None:
         """Adds to the job's events."""
-        with _failures():
+        with self._asking():
             self.client.xadd(
                 _key(job_id, "events"), {"event": event, "data": data}, maxlen=MAX_EVENTS, approximate=True
             )
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        if time.monotonic() < self._away_until:
+            raise unavailable(redis.TimeoutError())
+        try:
+            yield
+        except redis.TimeoutError as error:
+            self._away_until = time.monotonic() + AWAY_S
+            raise unavailable(error) from error
+        except redis.RedisError as error:
+            raise unavailable(error) from error
+
+
+def unavailable(error: Exception) -> BrokerUnavailableError:
+    """What a caller is told of a broker that fails."""
+    return BrokerUnavailableError(
+        f"the broker of the jobs does not answer ({type(error).__name__}); jobs go on when it is back",
+        retry_after_s=5,
+    )
 
 
 def events_key(job_id: str) -> str:
@@ -249,14 +273,3 @@ def _rate(ticks: list[str], *, now: float) -> float | None:
     if len(recent) < 2 or recent[-1][0] <= recent[0][0]:
         return None
     return max(0.0, (recent[-1][1] - recent[0][1]) / (recent[-1][0] - recent[0][0]))
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    try:
-        yield
-    except redis.RedisError as error:
-        raise BrokerUnavailableError(
-            f"the broker of the jobs does not answer ({type(error).__name__}); jobs go on when it is back",
-            retry_after_s=5,
-        ) from error

@@ -11,7 +11,7 @@ from typing import Any, cast
 import redis
 import redis.asyncio
 
-from service.jobs.board import events_key
+from service.jobs.board import ANSWER_S, CONNECT_S, events_key
 from service.jobs.documents import ENDED
 from service.jobs.jobs import Jobs
 from service.jobs.status import summary
@@ -37,7 +37,7 @@ class JobEvents:
 
     def __init__(self, redis_url: str, jobs: Jobs, *, is_stopping: Callable[[], bool]) -> None:
         self._client = redis.asyncio.Redis.from_url(
-            redis_url, decode_responses=True, socket_connect_timeout=3
+            redis_url, decode_responses=True, socket_timeout=ANSWER_S, socket_connect_timeout=CONNECT_S
         )
         self._jobs = jobs
         self._is_stopping = is_stopping

@@ -18,8 +18,11 @@ TICK_S = 3.0
 SWEEP_S = 3600.0
 """Seconds between two looks for what need not be kept any longer."""
 
+LOOK_BACK_S = 3600.0
+"""Seconds between two looks for jobs that nobody looks after, the first one at the start."""
+
 MOST_LOOKED_BACK_AT = 1000
-"""Jobs, the newest ones, among which a keeper that starts looks for forgotten ones."""
+"""Jobs, the newest ones, among which such a look is."""
 
 MOST_WEBHOOKS = 200
 """That one look sends; the next look goes on."""
@@ -41,7 +44,7 @@ class Keeper:
         self._deliveries = Deliveries(jobs.archive.store)
         self._retention = retention
         self._swept = time.monotonic() - SWEEP_S
-        self._has_looked_back = False
+        self._looked_back = time.monotonic() - LOOK_BACK_S
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="semicap-keeper", daemon=True)
 
@@ -65,7 +68,7 @@ class Keeper:
         found = [job_id for job_id in newest if archive.take_up(job_id)]
         for job_id in found:
             log.info("looked_after", job_id=job_id, done="found")
-        self._has_looked_back = True
+        self._looked_back = time.monotonic()
         return found
 
     def look(self) -> dict[str, str]:
@@ -97,7 +100,7 @@ class Keeper:
             return "forgotten"
         if archive.outcome(job_id, attempt.number) is not None:
             return self._let_go(job, attempt.number)
-        rebuilt = not jobs.board.has(job_id, attempt.number)
+        rebuilt = not self._is_on_board(job_id, attempt.number)
         if rebuilt:
             jobs.rebuild(job, attempt)
         lost = jobs.send_lost(job_id, waiting=waiting)
@@ -107,6 +110,11 @@ class Keeper:
             jobs.queue.send_finish(job_id)
         return "rebuilt" if rebuilt else f"{lost} chunks sent again" if lost else None
 
+    def _is_on_board(self, job_id: str, attempt: int) -> bool:
+        """A pause, its end or a cancel may have been asked for while the broker was away."""
+        board, archive = self._jobs.board, self._jobs.archive
+        return board.has(job_id, attempt) and board.stopped(job_id) == archive.stop(job_id, attempt)
+
     def _let_go(self, job: Job, attempt: int) -> str:
         """The job is over with its outcome; its webhook may take a day."""
         jobs = self._jobs
@@ -115,6 +123,8 @@ class Keeper:
             self._deliveries.add(job.id, due)
         jobs.board.remove(job.id)
         jobs.archive.mark_over(job.id)
+        if jobs.archive.attempt(job.id).number != attempt:
+            jobs.archive.mark_active(job.id)  # a retry has begun meanwhile, and its mark may be gone
         return "over"
 
     def _send_webhook(self, mark: Mark, waiting: set[str]) -> bool:
@@ -152,7 +162,7 @@ class Keeper:
         while not self._ended.is_set():
             began = time.monotonic()
             try:
-                if not self._has_looked_back:
+                if time.monotonic() - self._looked_back >= LOOK_BACK_S:
                     self.look_back()
                 for job_id, done in self.look().items():
                     log.info("looked_after", job_id=job_id, done=done)

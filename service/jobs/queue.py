@@ -9,7 +9,7 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from service.errors import BrokerUnavailableError
+from service.jobs.board import unavailable
 from service.jobs.documents import JobKind
 
 QUEUE = "semicap.chunks"
@@ -97,7 +97,7 @@ class JobQueue:
                 for message in cast(list[str], self._client.lrange(queue, 0, _MOST_LOOKED_AT))
             ]
         except redis.RedisError as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
         return {json.loads(message)["headers"]["id"] for message in messages}
 
     def depth(self) -> int:
@@ -105,13 +105,13 @@ class JobQueue:
         try:
             return sum(self._client.llen(queue) for queue in QUEUES)
         except redis.RedisError as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     def _send(self, name: str, message_id: str, arguments: dict[str, Any]) -> None:
         try:
             self._app.send_task(name, kwargs=arguments, task_id=message_id, retry=False)
         except (OperationalError, redis.RedisError, OSError) as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
 
 def chunk_message(job_id: str, chunk: int) -> str:
@@ -127,13 +127,6 @@ def finish_message(job_id: str) -> str:
 def webhook_message(job_id: str) -> str:
     """Id of the message that asks for a webhook."""
     return f"{job_id}:webhook"
-
-
-def _unavailable(error: Exception) -> BrokerUnavailableError:
-    return BrokerUnavailableError(
-        f"the broker of the jobs does not answer ({type(error).__name__}); jobs go on when it is back",
-        retry_after_s=5,
-    )
 
 
 def _broker_url(redis_url: str) -> str:

@@ -1,0 +1,62 @@
+"""What is asked of jobs while their broker is away or hangs."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from service.jobs.board import Board
+from service.jobs.jobs import Jobs
+from service.jobs.parts import JobParts
+from tests.service.jobs.broker import RunningBroker
+from tests.service.jobs.conftest import job_on, uploaded
+from tests.service.jobs.fakes import InlineWorker
+
+ANSWER_S = 0.3
+
+
+def test_job_resumed_while_the_broker_is_away_goes_on_when_it_is_back(
+    parts: JobParts, broker: RunningBroker
+) -> None:
+    job = job_on(uploaded(parts, 20))
+    parts.jobs.submit(job)
+    parts.jobs.pause(job.id)
+    broker.kill()
+    assert parts.jobs.resume(job.id).state == "queued"
+    broker.start()
+    assert parts.keeper.look() == {job.id: "rebuilt"}
+    assert parts.keeper.look() == {}
+    InlineWorker(parts).do_all()
+    assert parts.jobs.status(job.id).state == "succeeded"
+
+
+@pytest.mark.parametrize(("ask", "state"), [(Jobs.pause, "paused"), (Jobs.cancel, "canceled")])
+def test_job_stopped_while_the_broker_is_away_does_no_more_when_it_is_back(
+    parts: JobParts, broker: RunningBroker, ask: Callable[[Jobs, str], object], state: str
+) -> None:
+    job = job_on(uploaded(parts, 20))
+    parts.jobs.submit(job)
+    broker.kill()
+    ask(parts.jobs, job.id)
+    broker.start()
+    parts.keeper.look()
+    worker = InlineWorker(parts)
+    worker.do_all()
+    assert (worker.captions.done, parts.jobs.status(job.id).state) == ([], state)
+
+
+def test_one_caller_waits_for_a_broker_that_hangs_and_the_next_do_not(
+    parts: JobParts, broker: RunningBroker
+) -> None:
+    board = Board.open(broker.url, connect_s=ANSWER_S, answer_s=ANSWER_S)
+    jobs = Jobs(parts.jobs.archive, board, parts.jobs.queue, max_active=10)
+    with broker.hanging():
+        began = time.monotonic()
+        job = job_on(uploaded(parts, 5))
+        assert jobs.submit(job).state == "queued"
+        assert [jobs.status(job.id).state for _ in range(5)] == ["queued"] * 5
+        assert ANSWER_S <= time.monotonic() - began < 3 * ANSWER_S
+    board.client.close()
+    parts.keeper.look()
+    InlineWorker(parts).do_all()
+    assert parts.jobs.status(job.id).state == "succeeded"
