@@ -174,8 +174,8 @@ class JobArchive:
         return {_number_of(key) for key in self.store.keys(f"jobs/{job_id}/chunks")}
 
     def add_chunk(self, job_id: str, chunk: int, results: Iterable[ItemResult]) -> None:
-        """Keeps a complete chunk and drops the parts that led to it."""
-        self.store.put(chunk_key(job_id, chunk), _lines(results))
+        """Keeps a complete chunk and drops the parts that led to it; of two workers' the first one stays."""
+        self.store.create(chunk_key(job_id, chunk), _lines(results))
         self.store.delete(self._part_keys(job_id, chunk))
 
     def parts(self, job_id: str, chunk: int) -> dict[int, ItemResult]:
@@ -195,7 +195,11 @@ class JobArchive:
     def settled_in(self, job_id: str, chunk: int) -> list[ItemResult]:
         """A chunk's results as far as there are any."""
         whole = self.chunk(job_id, chunk)
-        return list(self.parts(job_id, chunk).values()) if whole is None else whole
+        if whole is not None:
+            return whole
+        parts = list(self.parts(job_id, chunk).values())
+        whole = self.chunk(job_id, chunk)  # whose parts may have been dropped while they were read
+        return parts if whole is None else whole
 
     def _part_keys(self, job_id: str, chunk: int) -> list[str]:
         return self.store.keys(f"jobs/{job_id}/parts/{chunk:06d}")
