@@ -15,6 +15,7 @@ from typing import IO, TypeAlias, cast
 
 from service.errors import FileLeftOutError, InvalidDatasetError, ServiceError, UnreadableFileError
 from service.image_formats import recognised_format
+from service.jobs.xz_file import open_xz
 
 MAX_DIRECTORY_BYTES = 64 * 1024 * 1024
 """Of a zip's list of members, some 700,000 of them; they are all held in memory while it is read."""
@@ -41,8 +42,8 @@ _Opener: TypeAlias = Callable[[IO[bytes]], IO[bytes]]
 _OPENERS: Mapping[bytes, _Opener] = {
     b"\x1f\x8b": lambda file: cast(IO[bytes], gzip.GzipFile(fileobj=file)),
     b"BZh": lambda file: cast(IO[bytes], bz2.BZ2File(file)),
-    b"\xfd7zXZ\x00": lambda file: cast(IO[bytes], lzma.LZMAFile(file)),  # noqa: SIM115 - read on and on
-    b"\x5d\x00\x00": lambda file: cast(IO[bytes], lzma.LZMAFile(file)),  # noqa: SIM115
+    b"\xfd7zXZ\x00": open_xz,
+    b"\x5d\x00\x00": open_xz,
 }
 """By how the packed file begins."""
 

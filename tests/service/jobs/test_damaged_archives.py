@@ -2,9 +2,11 @@
 
 import gzip
 import io
+import lzma
 import tarfile
 import tracemalloc
 import zipfile
+import zlib
 
 import pytest
 
@@ -134,3 +136,38 @@ def test_headers_in_a_row_end_the_archive_not_the_service(store: ArtifactStore) 
     dataset = ingested(store, ("x.tar", tar_of_photos(1)[:-1024] + row + tar_of_photos(1)))
     assert names(store, dataset) == ["0.jpg"]
     assert dataset.num_rejected == 1
+
+
+def asking_for_memory(tar: bytes, *, suffix: str, exponent: int) -> bytes:
+    """A packed tar whose header asks for 2^exponent bytes to unpack it."""
+    if suffix == "lzma":
+        packed = bytearray(lzma.compress(tar, lzma.FORMAT_ALONE))
+        packed[1:5] = (1 << exponent).to_bytes(4, "little")
+        return bytes(packed)
+    packed = bytearray(lzma.compress(tar))
+    end = 12 + 4 * (packed[12] + 1)  # of the block's header (xz file format, 3.1)
+    assert packed[14:16] == b"\x21\x01"
+    packed[16] = 2 * (exponent - 12)  # 5.3.1
+    packed[end - 4 : end] = zlib.crc32(packed[12 : end - 4]).to_bytes(4, "little")
+    return bytes(packed)
+
+
+@pytest.mark.parametrize("suffix", ["xz", "lzma"])
+def test_archive_that_asks_for_much_memory_is_refused(store: ArtifactStore, suffix: str) -> None:
+    packed = asking_for_memory(tar_of_photos(3), suffix=suffix, exponent=30)
+    assert lzma.decompress(packed) == tar_of_photos(3)
+    tracemalloc.start()
+    with pytest.raises(InvalidDatasetError, match="more than 128 MiB of memory"):
+        ingested(store, (f"photos.tar.{suffix}", packed))
+    assert tracemalloc.get_traced_memory()[1] < MANY
+    tracemalloc.stop()
+
+
+def test_tar_of_several_xz_streams_is_read(store: ArtifactStore) -> None:
+    tar = tar_of_photos(20)
+    as_xz_9 = asking_for_memory(tar[3000:], suffix="xz", exponent=26)
+    packed = lzma.compress(tar[:3000]) + bytes(8) + as_xz_9 + bytes(4)
+    assert len(names(store, ingested(store, ("photos.tar.xz", packed)))) == 20
+    cut_off = lzma.compress(tar)[:-60]
+    dataset = ingested(store, ("photos.tar.xz", cut_off))
+    assert "missing" in reasons(dataset)["photos.tar.xz"]
