@@ -42,7 +42,9 @@ class Retention:
         self._keep = keep
 
     def sweep(self) -> list[str]:
-        """Deletes what is too old, and what failed uploads left; the names of it, each of them logged too."""
+        """Deletes what is too old, and what failed uploads and killed writers left; the names, logged too."""
+        if count := self._store.drop_unfinished(UPLOAD_GRACE):
+            log.info("deleted", what="unfinished files", objects=count)
         if self._keep == Keep():
             return self._sweep_datasets({})
         active = set(self._archive.active()) | Deliveries(self._store).job_ids()

@@ -2,9 +2,11 @@
 
 import contextlib
 import logging
+import os
 import re
+import time
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,12 @@ from service.errors import CommandError, StoreUnavailableError
 
 _PART_BYTES = 8 * 1024 * 1024
 _MOST_LOGGED = 1000
+_UNFINISHED = re.compile(r"#\d+$")
+"""How obstore names a file in a folder while it writes it; it lists no such file."""
+
+_RETRY: Any = {"retry_timeout": timedelta(seconds=30)}
+"""A bucket that hangs is given up after this time, by obstore's default after 181 s: requests wait for it."""
+
 _URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*://[^\s"]+')
 
 log = logging.getLogger("semicap.store")
@@ -37,7 +45,7 @@ class ArtifactStore:
         try:
             if "://" not in location:
                 return cls(LocalStore(Path(location).resolve(), automatic_cleanup=True, mkdir=True))
-            return cls(from_url(location))
+            return cls(from_url(location, retry_config=_RETRY))
         except (BaseError, OSError, ValueError) as error:
             raise CommandError(
                 "SEMICAP_STORE_URL is neither a folder nor a bucket that can be opened: "
@@ -135,6 +143,19 @@ class ArtifactStore:
         for key in keys:
             with contextlib.suppress(FileNotFoundError), _failures(key):
                 obstore.delete(self._objects, key)
+
+    def drop_unfinished(self, age: timedelta) -> int:
+        """Deletes what killed writers left in a folder that long ago; how many files. A bucket shows none."""
+        if (root := self.path("")) is None:
+            return 0
+        oldest, count = time.time() - age.total_seconds(), 0
+        for folder, _, names in os.walk(root):
+            for path in (Path(folder, name) for name in names if _UNFINISHED.search(name)):
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime < oldest:
+                        path.unlink()
+                        count += 1
+        return count
 
 
 @contextlib.contextmanager

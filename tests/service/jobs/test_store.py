@@ -1,5 +1,10 @@
 """The artifact store, and jobs on one that fails for a while."""
 
+import os
+import subprocess
+import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -28,6 +33,24 @@ def test_object_is_written_whole_or_not_at_all(store: ArtifactStore) -> None:
     with pytest.raises(RuntimeError):
         store.write("half", broken())  # type: ignore[arg-type]
     assert (store.get("half"), store.keys("half")) == (None, [])
+
+
+def test_what_a_killed_writer_left_is_deleted_when_it_is_old(tmp_path: Path) -> None:
+    store = ArtifactStore.open(str(tmp_path))
+    writer = "from service.jobs.store import ArtifactStore\nimport os, sys\n"
+    writer += "pieces = (bytes(9_000_000) if number < 2 else os.abort() for number in range(3))\n"
+    writer += "ArtifactStore.open(sys.argv[1]).write('jobs/a.tar', pieces)"
+    subprocess.run([sys.executable, "-c", writer, str(tmp_path)], stderr=subprocess.DEVNULL, check=False)
+    (left,) = (tmp_path / "jobs").iterdir()
+    store.put("jobs/b#1.tar", b"whole")
+    for path in (tmp_path / "jobs").iterdir():
+        os.utime(path, times=(time.time() - 3600,) * 2)
+    store.put("jobs/a.tar", b"whole")
+    assert store.drop_unfinished(timedelta(hours=2)) == 0
+    assert store.drop_unfinished(timedelta(minutes=50)) == 1
+    assert not left.exists()
+    assert len(store.keys("jobs")) == 2
+    assert ArtifactStore.open("memory:///").drop_unfinished(timedelta(0)) == 0
 
 
 def test_create_leaves_what_is_there(store: ArtifactStore) -> None:
