@@ -174,5 +174,9 @@ def _end_torn_line(path: Path) -> None:
 
 def _write_whole(target: Path, text: bytes) -> None:
     scratch = target.with_name(f".semicap-{uuid4().hex[:12]}")  # short, as the name may be as long as can be
-    scratch.write_bytes(text)
-    scratch.replace(target)
+    try:
+        scratch.write_bytes(text)
+        scratch.replace(target)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise

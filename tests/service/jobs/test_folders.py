@@ -1,5 +1,6 @@
 """Folders of the server: only what the operator allows, and a person's text stays."""
 
+import errno
 import hashlib
 import json
 import os
@@ -188,6 +189,21 @@ def test_photo_of_the_longest_name_gets_its_text(parts: JobParts, tmp_path: Path
     InlineWorker(parts).do_all()
     assert parts.jobs.status(job.id).state == "succeeded"
     assert (folder / f"{251 * 'x'}.txt").read_text() == "a picture of 8 by 8\n"
+
+
+def test_text_that_cannot_take_its_place_leaves_no_other_file_behind(
+    parts: JobParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, target: Path) -> Path:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    folder = photo_folder(tmp_path / "photos", good=1)
+    job = job_on(dataset_of(parts, folder), writes_to_folder=True)
+    parts.jobs.submit(job)
+    monkeypatch.setattr(Path, "replace", refuse)
+    InlineWorker(parts).do_all()
+    assert "0000.jpg: Operation not permitted" in (parts.jobs.status(job.id).error or "")
+    assert {path.name for path in folder.iterdir()} == {"0000.jpg", ".semicap.jsonl"}
 
 
 def test_photos_of_one_stem_have_texts_of_their_own_also_after_a_retry(
