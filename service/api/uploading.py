@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import structlog
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -17,6 +18,7 @@ from service.errors import (
     InvalidDatasetError,
     InvalidRequestError,
     RequestTimeoutError,
+    StoreUnavailableError,
     TooManyJobsError,
     UnsupportedMediaTypeError,
 )
@@ -30,6 +32,8 @@ MAX_FORM_FILES = 200
 """Files of one form; a form's parser holds up to a megabyte of each in memory."""
 
 NamedFile = tuple[str, IO[bytes]]
+
+log = structlog.stdlib.get_logger("semicap.http")
 
 
 def scratch_folder(settings: Settings) -> Path:
@@ -56,12 +60,13 @@ class Uploads:
         """The dataset of a request's photos or archives.
 
         Raises:
-            ServiceError: too many uploads, too slow, too large, or no photos in it.
+            ServiceError: too many uploads, too slow, too large, no photos in it, or no room on the disk.
         """
         with self._place():
             try:
                 async with asyncio.timeout(self._settings.upload_timeout_s):
-                    return await self._read(request)
+                    with _needing_disk():
+                        return await self._read(request)
             except TimeoutError as error:
                 raise RequestTimeoutError(
                     f"the dataset did not arrive within {self._settings.upload_timeout_s:g} s"
@@ -122,3 +127,15 @@ class Uploads:
         for name, file in files:
             ingest.add_file(name, file)
         return writer.finish()
+
+
+@contextmanager
+def _needing_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        log.error("upload_not_spooled", error=str(error))
+        raise StoreUnavailableError(
+            "the disk that uploads are kept on while they are read is full or cannot be written; "
+            "the log of the service has the reason"
+        ) from error

@@ -1,5 +1,7 @@
 """Datasets over HTTP, on the real application."""
 
+import errno
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -54,6 +56,22 @@ def test_large_file_of_a_form_lies_in_the_data_folder(
     with tempfile.SpooledTemporaryFile(max_size=1) as file:  # as starlette's parser makes them
         file.write(b"more than one byte")
         assert Path(f"/proc/self/fd/{file.fileno()}").readlink().is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("is_form", [True, False])
+def test_upload_that_the_disk_has_no_room_for_is_a_problem_document(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, is_form: bool
+) -> None:
+    def full(*_: object, **__: object) -> object:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", full)
+    more = {"files": [("file", ("a.jpg", photo(1)))]} if is_form else {"content": archive(1)}
+    headers = {} if is_form else {"Content-Type": "application/zip"}
+    answer = client.post("/v1/datasets", headers=headers, **more)
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:semicap:problem:store-unavailable")
+    assert "full or cannot be written" in answer.json()["detail"]
 
 
 def test_upload_may_be_larger_than_a_request_but_not_than_a_dataset(client: TestClient) -> None:
