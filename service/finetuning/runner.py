@@ -72,8 +72,10 @@ class FinetuneRunner:
             if not lease.is_held or folder is None:
                 return
             self.folders.drop_ended(self.archive)
-            ending = _Run(self, job, attempt, lease=lease, folder=folder).run()
-        self.metrics.finetune_ended()
+            try:
+                ending = _Run(self, job, attempt, lease=lease, folder=folder).run()
+            finally:
+                self.metrics.finetune_ended()
         log.info("finetune", job_id=job_id, ending=ending)
         with suppress(BrokerUnavailableError):  # a keeper sends what is to do when it is back
             if ending == "given back":
