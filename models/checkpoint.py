@@ -87,8 +87,10 @@ def load_captioner(folder: Path, *, device: torch.device | str = "cpu") -> Capti
         captioner = Captioner.build(
             manifest.config, clip=clip, tokenizer=_tokenizer(folder, manifest.config, clip)
         )
-    except (ClipError, ConfigError) as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+    except ClipError as error:
+        raise CheckpointError("has a CLIP that cannot be loaded", folder, cause=error) from error
+    except ConfigError as error:
+        raise CheckpointError(f"has a configuration that does not fit: {error}", folder) from error
     _load_weights(captioner, weights, folder)
     return captioner.to(device).eval()
 
@@ -136,15 +138,15 @@ def _replace_folder(new: Path, folder: Path) -> None:
 def _read_weights(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
-        raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}; fetch or write the checkpoint again")
+        raise CheckpointError(f"has no {WEIGHTS_FILE}; fetch or write the checkpoint again", folder)
     if _sha256(path) != manifest.weights_sha256:
         raise CheckpointError(
-            f"{path} is damaged: its SHA-256 is not the one in {CONFIG_FILE}; fetch it again"
+            f"is damaged: its SHA-256 is not the one in {CONFIG_FILE}; fetch it again", path
         )
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+        raise CheckpointError("is not a safetensors file", path, cause=error) from error
 
 
 def _load_weights(captioner: Captioner, weights: dict[str, Tensor], folder: Path) -> None:
@@ -157,9 +159,7 @@ def _load_weights(captioner: Captioner, weights: dict[str, Tensor], folder: Path
         if name in weights and weights[name].shape != shape
     ]
     if problems:
-        raise CheckpointError(
-            f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {'; '.join(problems[:3])}"
-        )
+        raise CheckpointError(f"does not fit {CONFIG_FILE}: {'; '.join(problems[:3])}", folder / WEIGHTS_FILE)
     for part, module in (("mapping", captioner.mapping), ("decoder", captioner.decoder)):
         module.load_state_dict(
             {
@@ -176,7 +176,7 @@ def _tokenizer(folder: Path, config: CaptionerConfig, clip: ClipEncoder) -> Capt
     for file in ("vocab.json", "merges.txt"):
         if not (folder / TOKENIZER_FOLDER / file).is_file():
             raise CheckpointError(
-                f"{folder} has no {TOKENIZER_FOLDER}/{file}; fetch or write the checkpoint again"
+                f"has no {TOKENIZER_FOLDER}/{file}; fetch or write the checkpoint again", folder
             )
     return Gpt2Vocabulary.from_files(folder / TOKENIZER_FOLDER)
 

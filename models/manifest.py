@@ -15,7 +15,17 @@ SECOND_SCORER = Path(__file__).parent / "pretrained" / "second-scorer"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint folder that cannot be read; the message names the file and what to do."""
+    """A checkpoint folder that cannot be read; the message names the file and what to do.
+
+    Args:
+        reason: what is wrong and what to do, without a path, so that clients of a service may read it.
+        path: what `reason` is said of: the folder, or a file in it.
+        cause: in another library's words, in which there may be paths.
+    """
+
+    def __init__(self, reason: str, path: Path | None = None, *, cause: Exception | None = None) -> None:
+        super().__init__(f"{f'{path} ' if path else ''}{reason}{f': {cause}' if cause else ''}")
+        self.reason = f"{path.name} {reason}" if path else reason
 
 
 @dataclass(frozen=True)
@@ -53,14 +63,15 @@ def read_manifest(folder: Path) -> Manifest:
     """The identity and configuration of a checkpoint, without its weights."""
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG_FILE}")
+        raise CheckpointError(f"is not a checkpoint: it has no {CONFIG_FILE}", folder)
     try:
         values = json.loads(path.read_text())
         version = values["format_version"]
         if version != FORMAT_VERSION:
             raise CheckpointError(
-                f"{path} has format version {version}; this semicap reads {FORMAT_VERSION}: "
-                "use the semicap release that wrote it, or train again"
+                f"has format version {version}; this semicap reads {FORMAT_VERSION}: "
+                "use the semicap release that wrote it, or train again",
+                path,
             )
         return Manifest(
             provenance=Provenance(**values["provenance"]),
@@ -69,7 +80,7 @@ def read_manifest(folder: Path) -> Manifest:
             config=CaptionerConfig.from_dict(values["config"]),
         )
     except (json.JSONDecodeError, KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); fetch or write the checkpoint again") from error
+        raise CheckpointError(f"is damaged ({error}); fetch or write the checkpoint again", path) from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

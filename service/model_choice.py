@@ -46,11 +46,11 @@ def pinned(registry: ModelRegistry, checkpoint: Path) -> Choice:
         try:
             return Choice(version_of(checkpoint, origin="folder"), checkpoint, is_pinned=True)
         except ClipError as error:
-            raise CheckpointError(str(error)) from error
+            raise CheckpointError("has a CLIP that cannot be loaded", checkpoint, cause=error) from error
     try:
         entry = registry.find(str(checkpoint))
     except ModelNotFoundError as error:
-        raise CheckpointError(f"{checkpoint} is not a checkpoint folder, and {error}") from error
+        raise CheckpointError(f"is not a checkpoint folder, and {error}", checkpoint) from error
     return Choice(entry, registry.folder(entry), is_pinned=True)
 
 

@@ -1,6 +1,5 @@
 """A model version that is loaded."""
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +8,6 @@ import torch
 
 from models.captioner import Captioner
 from models.checkpoint import load_captioner
-from models.clip_folder import ClipError
 from models.generation import OptionError
 from models.manifest import CARD_FILE, DEFAULT_CHECKPOINT, CheckpointError, Manifest, read_manifest
 from service.engine.options import CaptionOptions
@@ -89,9 +87,7 @@ def load_served_model(
 
 def load_failure(error: Exception) -> str:
     """What a caller may read of an error of loading a version: no path of this machine."""
-    if isinstance(error, (CheckpointError, ClipError)):
-        return re.sub(r"/\S+/", "", str(error))
-    return "the service's log has the reason"
+    return error.reason if isinstance(error, CheckpointError) else "the service's log has the reason"
 
 
 def resolve_device(name: str) -> str:

@@ -339,14 +339,29 @@ def test_format_that_the_processor_lacks_ends_the_start_in_one_line(
         load_chosen(versions.registry, wanted)
 
 
-def test_reason_that_callers_read_names_no_folder_of_this_machine(tmp_path: Path) -> None:
-    folder = tiny_checkpoint(tmp_path / "damaged")
-    (folder / "model.safetensors").write_bytes(b"cut off")
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("config.json", "config.json is damaged"),
+        ("model.safetensors", "model.safetensors is damaged"),
+        ("clip/open_clip_model.safetensors", "a CLIP that cannot be loaded"),
+    ],
+)
+def test_reason_that_callers_read_names_no_folder_of_this_machine(
+    file: str, said: str, tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint(tmp_path / "Anna's private photos" / "damaged")
+    (folder / file).write_bytes(b"cut off")
     with pytest.raises(CheckpointError) as raised:
         load_served_model(folder, device="cpu")
-    assert str(tmp_path) in str(raised.value)
-    assert str(tmp_path) not in load_failure(raised.value)
-    assert "damaged" in load_failure(raised.value)
+    assert str(folder) in str(raised.value)
+    reason = load_failure(raised.value)
+    assert said in reason
+    assert "Anna" not in reason
+    assert "private" not in reason
+
+
+def test_reason_that_callers_read_has_no_words_of_an_error_that_is_not_ours(tmp_path: Path) -> None:
     assert load_failure(RuntimeError(f"{tmp_path}/secret")) == "the service's log has the reason"
 
 
