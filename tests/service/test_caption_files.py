@@ -288,6 +288,11 @@ def test_path_that_names_nothing_is_an_error(tmp_path: Path) -> None:
         find_photos([str(tmp_path / "nowhere")])
 
 
+def test_photo_of_an_iphone_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "IMG_0001.HEIC").write_bytes(b"")
+    assert find_photos([str(tmp_path)]) == [tmp_path / "IMG_0001.HEIC"]
+
+
 def test_folder_without_photos_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NoSuchPhotoError, match=r"there is no photo in .*; photos end in .*\.jpg"):
         find_photos([str(tmp_path)])
