@@ -13,8 +13,10 @@ from service.jobs.client import DEFAULT_URL, URL_VARIABLE, JobClient, quoted
 from service.jobs.watching import watch_job
 from service.settings import read_settings
 
-jobs_app = typer.Typer(help="Long work over many photos.", rich_markup_mode=None)
-submit_app = typer.Typer(help="Start a job.", rich_markup_mode=None)
+jobs_app = typer.Typer(
+    help="Jobs over many photos, on a running service.", no_args_is_help=True, rich_markup_mode=None
+)
+submit_app = typer.Typer(help="Start a job.", no_args_is_help=True, rich_markup_mode=None)
 jobs_app.add_typer(submit_app, name="submit")
 
 JobId = Annotated[str, typer.Argument(help="Id of the job.")]
@@ -22,7 +24,7 @@ Url = Annotated[str | None, typer.Option(help=f"Address of the service [{URL_VAR
 Policy = Literal["skip", "append", "prepend", "overwrite-machine", "overwrite"]
 
 
-@submit_app.command("captions")
+@submit_app.command("captions", epilog="Example: semicap jobs submit captions PHOTOS/ --output csv --watch")
 def submit_captions(
     source: Annotated[
         str,
@@ -34,9 +36,14 @@ def submit_captions(
     on_server: Annotated[
         bool, typer.Option("--on-server", help="PATH is a folder of the server; nothing is sent.")
     ] = False,
-    option: Annotated[list[str] | None, typer.Option(help="Caption option, NAME=VALUE.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Caption option, as num_beams=3; may be given several times.")
+    ] = None,
     output: Annotated[
-        list[str] | None, typer.Option(help="Also make: txt, caption, csv, metadata, xmp, webdataset.")
+        list[str] | None,
+        typer.Option(
+            help="Also make: txt, caption, csv, metadata, xmp, webdataset; several times for several."
+        ),
     ] = None,
     write_to_folder: Annotated[
         bool, typer.Option("--write-to-folder", help="Write a text beside each photo on the server.")
@@ -66,7 +73,9 @@ def submit_captions(
     return _submit(client, "captions", asked, watch=watch)
 
 
-@submit_app.command("finetune")
+@submit_app.command(
+    "finetune", epilog="Example: semicap jobs submit finetune PHOTOS/ --setting steps=200 --watch"
+)
 def submit_finetune(
     source: Annotated[
         str,
@@ -82,7 +91,9 @@ def submit_finetune(
         str | None,
         typer.Option(metavar="PATH|ID", help="Labelled photos: a folder with metadata.jsonl, or a dataset."),
     ] = None,
-    setting: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, as steps=200.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="As steps=200; may be given several times.")
+    ] = None,
     auto_activate: Annotated[
         bool, typer.Option("--auto-activate", help="Let it answer at once, if it passes the gate.")
     ] = False,
@@ -120,7 +131,9 @@ def status(
 
 
 @jobs_app.command("list")
-def list_jobs(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, url: Url = None) -> None:
+def list_jobs(
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 20, url: Url = None
+) -> None:
     """The newest jobs, one a line."""
     for job in JobClient(url).ask("GET", f"/v1/jobs?limit={limit}")["data"]:
         typer.echo(f"{job['id']}  {job['kind']:<8}  {job['state']:<9}  {_how_far(job)}")
@@ -173,7 +186,10 @@ def resume(job: JobId, url: Url = None) -> None:
 
 @jobs_app.command()
 def recover() -> None:
-    """Rebuild what the broker has lost from the store; a running service does this by itself."""
+    """Rebuild what the broker has lost.
+
+    The store still has it. A running service does this by itself.
+    """
     from service.jobs.parts import JobParts
     from service.supervision.broker import running_broker_url
 

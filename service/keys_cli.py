@@ -18,7 +18,7 @@ keys_app = typer.Typer(
 )
 
 
-@keys_app.command("create")
+@keys_app.command("create", epilog="Example: semicap keys create ci --scope caption --scope jobs")
 def create_key(
     name: Annotated[str, typer.Argument(help="Whose key it is, for you to read in the list")],
     scope: Annotated[
@@ -26,7 +26,7 @@ def create_key(
         typer.Option(help="What it may do; may be given several times; admin may do everything [caption]."),
     ] = None,
     rate_limit: Annotated[
-        str | None, typer.Option(help="Requests it may send, as in SEMICAP_RATE_LIMIT, in its place.")
+        str | None, typer.Option(help="Requests it may send, as 600/minute [SEMICAP_RATE_LIMIT].")
     ] = None,
 ) -> None:
     """Make a key and print it: the only time that it is shown."""

@@ -32,7 +32,7 @@ Name = Annotated[str, typer.Argument(metavar="MODEL", help="NAME:VERSION, NAME, 
 
 @models_app.command("list")
 def list_models(url: Url = None) -> None:
-    """Every version, the newest of a name first; * marks the one that answers."""
+    """Every version; * marks the one that answers."""
     for row in _models(url, _registry_to_read).rows():
         typer.echo(str(row))
 
@@ -44,7 +44,7 @@ def show_model(model: Name, url: Url = None) -> None:
     typer.echo(f"{json.dumps(facts, indent=2)}\n\n{card}")
 
 
-@models_app.command("activate")
+@models_app.command("activate", epilog="Example: semicap models activate semicap-small")
 def activate(
     model: Name,
     override: Annotated[bool, typer.Option("--override", help="Even if it did not pass its gate.")] = False,
@@ -56,7 +56,10 @@ def activate(
 
 @models_app.command("rollback")
 def rollback(url: Url = None) -> None:
-    """Let the version before answer again; again, and it is one step more."""
+    """Let the version before answer again.
+
+    Once more, and it is one step further back.
+    """
     typer.echo(f"{_models(url, _registry).rollback()} is active")
 
 
@@ -74,7 +77,7 @@ def alias(
     remove: Annotated[bool, typer.Option("--remove", help="It means nothing any more.")] = False,
     url: Url = None,
 ) -> None:
-    """Give a version another name, or move that name to another version."""
+    """Give a version another name, or move that name."""
     if remove == (model is not None):
         raise CommandError("name the MODEL that the alias means, or give --remove")
     models = _models(url, _registry)
@@ -88,13 +91,19 @@ def alias(
 def import_folder(
     folder: Annotated[Path, typer.Argument(help="Checkpoint folder, as training writes it.")],
 ) -> None:
-    """Take a checkpoint folder into the store, under its own name and version."""
+    """Take a checkpoint folder into the store.
+
+    It keeps its own name and version.
+    """
     with _one_line_errors():
         version = _registry().publish(folder, origin="imported")
     typer.echo(f"imported {version.id}; semicap models activate {version.id} lets it answer")
 
 
-@models_app.command("import-clipcap")
+@models_app.command(
+    "import-clipcap",
+    epilog="Example: semicap models import-clipcap coco_weights.pt --name clipcap-coco",
+)
 def import_clipcap(
     file: Annotated[Path, typer.Argument(help="ClipCap's state dict: .pt or .safetensors")],
     name: Annotated[str, typer.Option(help="What the model is called from now on.")],
@@ -113,7 +122,10 @@ def import_clipcap(
         ),
     ] = None,
 ) -> None:
-    """Import public ClipCap weights, MLP or transformer; no code of the file is executed."""
+    """Import public ClipCap weights, MLP or transformer.
+
+    No code of the file is executed.
+    """
     from models.clip_folder import LOCAL_PREFIX
     from models.config import ClipConfig
     from models.convert import import_clipcap as convert
@@ -150,7 +162,10 @@ def create_random_model(
         typer.Option(help="Folder with GPT-2's vocab.json and merges.txt [as many words that CLIP knows]."),
     ] = None,
 ) -> None:
-    """Make a model at random weights, for trying and timing a deployment without a hub."""
+    """Make a model at random weights.
+
+    For trying and timing a deployment without a hub.
+    """
     from models.random_model import create_random
 
     if gpt2_files is not None and not (gpt2_files / "vocab.json").is_file():

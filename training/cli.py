@@ -25,7 +25,9 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="check configuration, data, memory and disk in seconds, then stop")
 ]
 
-train_app = typer.Typer(help="Train a vocabulary, a small CLIP, or a captioner.", no_args_is_help=True)
+train_app = typer.Typer(
+    help="Train a vocabulary, a small CLIP, or a captioner.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @train_app.command("tokenizer")
@@ -72,7 +74,10 @@ def train_pseudo(
     overrides: Overrides = None,
     is_dry: DryRunOption = False,
 ) -> None:
-    """Give unlabelled photos captions of other photos that name what is surely in them."""
+    """Lend unlabelled photos captions of other photos.
+
+    They name what is surely in the photo.
+    """
     train = _dry_run if is_dry else _train
     train("pseudo", config, Places(data, out), overrides or [], resume=False)
 
@@ -91,7 +96,10 @@ def train_supervised(
     train("supervised", config, Places(data, out), overrides or [], resume=resume)
 
 
-@train_app.command("unsupervised")
+@train_app.command(
+    "unsupervised",
+    epilog="Example: semicap train unsupervised my-stage2.toml --data PHOTOS --out runs/mine",
+)
 def train_unsupervised(
     config: ConfigFile,
     data: DataRoot,
@@ -105,14 +113,20 @@ def train_unsupervised(
     train("unsupervised", config, Places(data, out), overrides or [], resume=resume)
 
 
-@train_app.command("recipe")
+@train_app.command(
+    "recipe",
+    epilog="Example: semicap train recipe training/recipes/default --data PHOTOS --out runs/mine --dry-run",
+)
 def train_recipe(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder of numbered .toml files")],
     data: DataRoot,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="folder that gets one run for each file")],
     is_dry: DryRunOption = False,
 ) -> None:
-    """Run the steps of a recipe in order; a second start goes on where the first was cut."""
+    """Run the steps of a recipe in order.
+
+    A second start goes on where the first was cut.
+    """
     with errors_in_one_line():
         if is_dry:
             _show_dry_runs(dry_run_recipe(folder, data=data, out=out))
@@ -127,7 +141,10 @@ def train_experiment(
     data: DataRoot,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="folder of runs, one each arm and seed")],
 ) -> None:
-    """Train every arm of an experiment, measure all alike, write a page; a second start goes on."""
+    """Train and measure every arm of an experiment.
+
+    Writes a page of what came out. A second start goes on where the first was cut.
+    """
     with errors_in_one_line():
         page = run_experiment(folder, data=data, out=out)
         Console().print(f"experiment finished: {page}", highlight=False, soft_wrap=True)
@@ -170,6 +187,8 @@ def _show_dry_runs(runs: Sequence[DryRun]) -> None:
         raise typer.Exit(1)
 
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 app.add_typer(train_app, name="train")
-app.command("evaluate")(evaluate)
+app.command(
+    "evaluate", epilog="Example: semicap evaluate runs/mine/9-average/model PHOTOS/val --html report.html"
+)(evaluate)

@@ -20,7 +20,7 @@ caption_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 def caption(
-    paths: Annotated[list[str], typer.Argument(help="Files, folders and glob patterns.", metavar="PATH...")],
+    paths: Annotated[list[str], typer.Argument(help="Files, folders and glob patterns.", metavar="PATH")],
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
     output: Annotated[Path | None, typer.Option(help="JSONL file to write, or to go on with.")] = None,
     sidecar: Annotated[Literal["txt"] | None, typer.Option(help="Write a .txt beside each photo.")] = None,
@@ -32,7 +32,8 @@ def caption(
 ) -> int:
     """Caption photos without a server.
 
-    With --output or --sidecar the same command goes on where it was stopped: a line or a sidecar means done.
+    With --output or --sidecar the same command goes on where it was stopped: a photo with a line there, or
+    with a sidecar, is done.
     """
     command = CaptionCommand(
         tuple(paths),
@@ -70,4 +71,4 @@ def _with_option_flags(command: Callable[..., int]) -> Callable[..., int]:
     return command
 
 
-caption_app.command()(_with_option_flags(caption))
+caption_app.command(epilog="Example: semicap caption PHOTOS/ --sidecar txt")(_with_option_flags(caption))

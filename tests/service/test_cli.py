@@ -28,6 +28,28 @@ def test_help_lists_the_commands_without_loading_torch() -> None:
     assert finished.stdout.endswith("False\n")
 
 
+@pytest.mark.parametrize("imported", ["typer", "service.settings", "service.offline.cli"])
+def test_ctrl_c_while_the_command_is_imported_says_nothing(imported: str) -> None:
+    code = (
+        "import sys; sys.argv = ['semicap', 'caption', 'x']\n"
+        "class CtrlC:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name == {imported!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, CtrlC())\n"
+        "from service.cli import main; main()"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("group", ["jobs", "keys", "models", "train"])
+def test_group_of_commands_by_itself_shows_its_help_as_it_is_laid_out(semicap: Semicap, group: str) -> None:
+    status, out, err = semicap(group)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"Usage: semicap {group}")
+    assert "\nCommands:\n" in err
+
+
 def test_models_of_the_store_are_listed_without_loading_torch(tmp_path: Path) -> None:
     code = (
         "import sys; sys.argv = ['semicap', 'models', 'list']; from service.cli import main\n"
@@ -79,6 +101,8 @@ def test_caption_has_a_flag_for_every_option(semicap: Semicap) -> None:
         (("api", "--host", "0.0.0.0"), {"SEMICAP_DATA_DIR": "/no/such/folder"}, "semicap keys create"),
         (("serve",), {"SEMICAP_MAX_QUEUED_IMAGES": "3"}, "max_images_per_request (64) is above"),
         (("sing",), {}, "sing"),
+        (("train", "supervised"), {}, "Missing argument 'CONFIG.toml'"),
+        (("evaluate", "a", "b", "--num-beams", "0"), {}, "--num-beams"),
     ],
 )
 def test_error_is_one_line_that_says_what_to_do(
