@@ -100,9 +100,9 @@ class Uploads:
         try:
             form = await request.form(max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FILES)
         except HTTPException as error:  # starlette's answer to a form that it cannot parse
-            raise InvalidRequestError(
-                f"the form cannot be read: {error.detail}; more than {MAX_FORM_FILES} photos go into a zip"
-            ) from error
+            is_long = error.detail.startswith("Too many files")
+            advice = f" More than {MAX_FORM_FILES} photos go into a zip." if is_long else ""
+            raise InvalidRequestError(f"the form cannot be read: {error.detail}{advice}") from error
         try:
             files = [
                 (value.filename or "upload", value.file)
