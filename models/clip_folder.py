@@ -8,7 +8,7 @@ from typing import Any
 
 from models.config import ClipConfig
 
-LOCAL_PREFIX = "local-dir:"
+LOCAL_PREFIX, HUB_PREFIX = "local-dir:", "hf-hub:"
 LOCAL_CONFIG = "open_clip_config.json"
 LOCAL_WEIGHTS = "open_clip_model.safetensors"
 LOCAL_MERGES = "bpe.txt.gz"
@@ -77,7 +77,7 @@ def check_local(folder: Path) -> None:
 
 
 def hub_revision(config: ClipConfig) -> str:
-    return config.pretrained or ("random" if "hf-hub:" not in config.model else "hub")
+    return config.pretrained or ("hub" if config.model.startswith(HUB_PREFIX) else "random")
 
 
 def file_revision(path: Path) -> str:

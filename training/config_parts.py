@@ -129,7 +129,7 @@ class CaptionerShape:
     """A new captioner; ignored when `init` names a checkpoint."""
 
     name: str = setting("semicap", "model name in answers and reports")
-    clip: str = setting("", "CLIP folder relative to the folder of runs, or an open_clip name; stage text takes its [towers] when empty")
+    clip: str = setting("", "CLIP folder relative to the folder of runs, or an open_clip name (ViT-B-32, hf-hub:owner/name); stage text takes its [towers] when empty")
     clip_pretrained: str | None = setting(None, "open_clip's weights tag for an open_clip name")
     max_tokens: int = setting(40, "longest caption in tokens, without end-of-text", low=1)
     mapping: MappingConfig = part(MappingConfig)

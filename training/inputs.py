@@ -6,6 +6,7 @@ from pathlib import Path
 
 import open_clip
 
+from models.clip_folder import HUB_PREFIX
 from models.manifest import CheckpointError, read_manifest
 from training.config import (
     RUNS,
@@ -125,12 +126,16 @@ def _check_result(
     elif maker in earlier:
         inputs.rows.append((setting, f"{relative}: made by step {maker}"))
         inputs.pending.append(relative)
-    elif setting == "model.clip" and relative in open_clip.list_models():
+    elif setting == "model.clip" and _is_open_clip_s(relative):
         inputs.rows.append((setting, f"{relative}: open_clip's, from the hub or its cache"))
         inputs.pending.append(relative)
     else:
         inputs.rows.append((setting, f"{relative}: missing"))
         inputs.faults.append(f"{setting}: {path} does not exist, and no earlier step makes it")
+
+
+def _is_open_clip_s(name: str) -> bool:
+    return name.startswith(HUB_PREFIX) or name in open_clip.list_models()
 
 
 def _check_data(data: DataConfig, places: Places, inputs: Inputs) -> None:

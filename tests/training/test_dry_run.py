@@ -100,6 +100,19 @@ def test_recipe_knows_what_its_earlier_steps_will_make(places: Places, tmp_path:
     assert f"error: init: {places.run('1-labelled/model')} does not exist" in output
 
 
+@pytest.mark.parametrize(("name", "code"), [("ViT-B-32", 0), ("hf-hub:owner/clip", 0), ("ViT-B-99", 1)])
+def test_clip_from_the_hub_needs_no_earlier_step(
+    places: Places, tmp_path: Path, name: str, code: int
+) -> None:
+    (tmp_path / "recipe").mkdir()
+    config = SUPERVISED.replace('init = "start/checkpoint"', "") + f'[model]\nclip = "{name}"\n'
+    (tmp_path / "recipe" / "1-labelled.toml").write_text(config)
+    folders = ("--data", str(places.data), "--out", str(places.out.parent))
+    found, output = _call("recipe", str(tmp_path / "recipe"), *folders)
+    assert found == code, output
+    assert ("from the hub or its cache" in output) == (code == 0)
+
+
 def test_result_beside_the_folder_of_runs_is_found_before_that_is_made(places: Places) -> None:
     new = Places(places.data, places.out.parent / "new" / "run")
     assert new.run("../start/checkpoint") == places.run("start/checkpoint")
