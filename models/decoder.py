@@ -267,6 +267,11 @@ class CaptionDecoder(nn.Module):
             block.recomputes = True
 
     @property
+    def longest_caption(self) -> int:
+        """Tokens that there are positions for after the prefix; the last one is never read."""
+        return self.config.max_length - self.prefix_length + 1
+
+    @property
     def layers(self) -> list[Block]:
         """The blocks, typed."""
         return list(self.blocks)  # type: ignore[arg-type]

@@ -57,9 +57,9 @@ class DecodingBatch:
         max_tokens: int,
         prepare: Callable[[DecodeStep], DecodeStep] = plain,
     ) -> None:
-        if decoder.prefix_length + max_tokens - 1 > decoder.config.max_length:
+        if max_tokens > decoder.longest_caption:
             raise ValueError(
-                f"max_tokens is {max_tokens}; the decoder has {decoder.config.max_length} positions"
+                f"max_tokens is {max_tokens}; the decoder writes at most {decoder.longest_caption}"
             )
         self.max_tokens = max_tokens
         self.device = device = decoder.token_embedding.weight.device

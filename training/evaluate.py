@@ -1,7 +1,7 @@
 """A checkpoint on photos: the captions it writes and what they are worth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,7 @@ def evaluate_checkpoint(
     """Captions photos and measures the captions; without references, by CLIP and as language alone.
 
     Args:
+        options: as far as the decoder has positions for max_tokens; the report says how many it took.
         cache: folder for CLIP features; may be used again.
         second_scorer: CLIP folder that judges too.
         device: as loop.device.
@@ -120,6 +121,8 @@ def evaluate_checkpoint(
     """
     manifest = read_manifest(checkpoint)
     captioner = load_captioner(checkpoint, device=distributed.start(device))
+    longest = min(options.max_tokens, captioner.decoder.longest_caption)
+    options = replace(options, max_tokens=longest)
     problems = Problems(list(photos.problems.items))
     captioned, features = _readable(photos, captioner, cache, problems)
     second = read_second_opinion(second_scorer, captioned, cache, device=captioner.device, prompt=prompt)

@@ -144,14 +144,13 @@ def check_clip_reads(clip: ClipEncoder, vocabulary: str, max_tokens: int, *, set
 
 def check_decoder_writes(captioner: Captioner, rollout: RolloutConfig) -> None:
     """Raises TrainingConfigError for sampled captions longer than the decoder has positions for."""
-    config = captioner.config
-    limit = config.decoder.max_length - config.mapping.total_length + 1  # the last token is never read
+    limit = captioner.decoder.longest_caption
     if rollout.max_tokens > limit:
         raise TrainingConfigError(
             "rollout.max_tokens",
             [
                 f"is {rollout.max_tokens}; after the prefix the decoder writes {limit} tokens, end-of-text "
-                f"included (decoder.max_length is {config.decoder.max_length})"
+                f"included (decoder.max_length is {captioner.config.decoder.max_length})"
             ],
         )
 

@@ -212,7 +212,7 @@ def test_a_row_leaves_when_its_own_caption_ends() -> None:
 
 
 def test_limits_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="max_tokens is 40; the decoder has 20 positions"):
+    with pytest.raises(ValueError, match="max_tokens is 40; the decoder writes at most"):
         DecodingBatch(DECODER, TOKENS, max_images=1, max_rows=4, max_tokens=40)
     batch = new_batch(max_images=2, max_rows=4)
     with pytest.raises(ValueError, match="max_tokens is 17; this batch was made for at most 16"):

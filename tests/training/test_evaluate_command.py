@@ -14,6 +14,7 @@ from tests.training.conftest import SCENES
 from training import evaluate_command
 from training.config import Places
 from training.journal import LOG
+from training.report import read_report
 
 app = typer.Typer()
 app.command()(evaluate_command.evaluate)
@@ -224,6 +225,15 @@ def test_photos_of_any_mode_make_a_thumbnail(checkpoint: Path, tmp_path: Path) -
     code, output = _call(checkpoint, folder, "--html", file, *FAST)
     assert code == 0, output
     assert file.read_text().count('src="data:image/jpeg;base64,') == 5
+
+
+def test_captions_are_as_long_as_the_model_can_write_them(
+    checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "report.json"
+    code, output = _call(checkpoint, photos, "--json", file, "--num-beams", "1", "--max-tokens", "200")
+    assert code == 0, output
+    assert read_report(file).decoding["max_tokens"] == 38  # 40 positions, a prefix of 3, the last is not read
 
 
 def _call(*arguments: object) -> tuple[int, str]:
