@@ -43,6 +43,11 @@ def replace_text(path: Path, text: str) -> None:
             scratch.unlink(missing_ok=True)
 
 
+def escaped(text: str) -> str:
+    """What UTF-8 cannot hold, the odd bytes of a file name, as JSON escapes it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
     """A folder to write into, which becomes `final` when all is written; nothing is left of a failed one."""

@@ -20,7 +20,7 @@ from rich.progress import (
 
 from training import distributed
 from training.curves import Curves
-from training.disk import replace_text, writing
+from training.disk import escaped, replace_text, writing
 
 LOG, CURVES = "log.jsonl", "tensorboard"
 QUIET_INTERVAL_S = 30.0
@@ -110,7 +110,7 @@ class Journal:
         self._print(f"{self._name} step {step}/{self._total}: {figures}, {left / 60:.0f} min left")
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(escaped(line), highlight=False, markup=False, soft_wrap=True)
 
 
 class MutedJournal(Journal):

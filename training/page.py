@@ -124,6 +124,7 @@ def write_page(
             cases=cases,
         ),
         encoding="utf-8",
+        errors="backslashreplace",  # the odd bytes of a file name
     )
 
 

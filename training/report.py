@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from training.disk import replace_text
+from training.disk import escaped, replace_text
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def read_report(path: Path) -> Report:
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:
     """Readable JSON, text unescaped; whole or not at all, but for a pipe or a link, which is written into."""
-    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    text = escaped(json.dumps(values, indent=1, ensure_ascii=False)) + "\n"
     if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_text(text, encoding="utf-8")
     else:

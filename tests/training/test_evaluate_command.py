@@ -1,6 +1,7 @@
 """semicap evaluate as a person calls it: the table, the JSON, the page, and what it says of wrong data."""
 
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -225,6 +226,18 @@ def test_photos_of_any_mode_make_a_thumbnail(checkpoint: Path, tmp_path: Path) -
     code, output = _call(checkpoint, folder, "--html", file, *FAST)
     assert code == 0, output
     assert file.read_text().count('src="data:image/jpeg;base64,') == 5
+
+
+def test_names_that_are_not_utf8_stand_in_report_and_page(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    name = os.fsdecode(b"caf\xe9.png")
+    Image.new("RGB", (40, 40)).save(folder / name)
+    report, page = tmp_path / "report.json", tmp_path / "page.html"
+    code, output = _call(checkpoint, folder, "--json", report, "--html", page, *FAST)
+    assert code == 0, output
+    assert read_report(report).captions[0].image == name
+    assert "caf\\udce9.png" in page.read_text(encoding="utf-8")
 
 
 def test_captions_are_as_long_as_the_model_can_write_them(
