@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from models.bridge import SoftRows
 from models.tokenizer import CaptionTokenizer
+from training.lazy import Mapped
 from training.metrics import words
 
 MAX_N = 4
 SIGMA = 6.0
 """Width in words of the penalty on another length than the reference's (arXiv 1411.5726, CIDEr-D)."""
+RECENT_PHOTOS = 1024
+"""Whose references stay weighted: those of a batch."""
 END = "<end>"
 """Counts as the last word, so that a caption cut in the middle of a sentence matches less."""
 
@@ -40,7 +44,8 @@ class CiderD:
     """CIDEr-D (arXiv 1411.5726) of any caption against the references of one of its photos.
 
     Args:
-        references: words of each photo's references; document frequencies come from them.
+        references: words of each photo's references; document frequencies come from them. They are read again
+            when a photo is scored: weighted, those of all COCO would take gigabytes.
     """
 
     def __init__(self, references: Sequence[Sequence[Sequence[str]]]) -> None:
@@ -48,13 +53,17 @@ class CiderD:
         for group in references:
             frequency.update({gram for words in group for n in range(MAX_N) for gram in _grams(words, n + 1)})
         self._log_photos = math.log(max(len(references), 2))
-        self._log_frequency = {gram: math.log(count) for gram, count in frequency.items()}
-        self._references = [[self._weighted(words) for words in group] for group in references]
+        self._log_frequency = {gram: math.log(count) for gram, count in frequency.items() if count > 1}
+        self._references = references
+        self._weighted_references = lru_cache(RECENT_PHOTOS)(self._weigh_references)
 
     def score(self, words: Sequence[str], photo: int) -> float:
         """0 to 10, as the paper scales it; reports give it in percent, ten times that."""
-        written, references = self._weighted(words), self._references[photo]
+        written, references = self._weighted(words), self._weighted_references(photo)
         return 10.0 * sum(_agreement(written, one) for one in references) / (MAX_N * len(references))
+
+    def _weigh_references(self, photo: int) -> list[Weighted]:
+        return [self._weighted(words) for words in self._references[photo]]
 
     def _weighted(self, words: Sequence[str]) -> Weighted:
         weights = []
@@ -94,9 +103,11 @@ class CiderRewards:
 
 def cider_of(token_ids: Sequence[Sequence[Tensor]], tokenizer: CaptionTokenizer) -> CiderD:
     """CIDEr-D against the captions of labelled photos, given as token ids with their end."""
-    return CiderD(
-        [[ended_words(caption.tolist(), tokenizer) for caption in captions] for captions in token_ids]
-    )
+
+    def words_of(captions: Sequence[Tensor]) -> list[list[str]]:
+        return [ended_words(caption.tolist(), tokenizer) for caption in captions]
+
+    return CiderD(Mapped(token_ids, words_of))
 
 
 def ended_words(token_ids: Sequence[int], tokenizer: CaptionTokenizer) -> list[str]:
