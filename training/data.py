@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,15 @@ from training.disk import replace_text
 from training.lazy import Chosen, Mapped, TextWriter
 
 PROBLEMS = "data-problems.json"
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+        *(".avif", ".jp2", ".j2k", ".heic", ".heif"),
+    )
+)
+"""What is taken from a folder or shard, as by `semicap caption`; HEIC where nothing here reads it, too: such
+a photo is named, and not passed over."""
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 SHOWN_PROBLEMS = 20
 
 
@@ -264,12 +273,17 @@ def _record(line: bytes, where: str) -> dict[str, Any]:
 
 
 def clean_captions(record: Mapping[str, Any], where: str, problems: Problems) -> tuple[str, ...]:
-    """The captions that a record holds as `captions` or `text`, their spaces tidied, without empty ones."""
+    """The captions that a record holds as `captions` or `text`: spaces tidied, without unusable ones."""
     captions = record["captions"] if "captions" in record else [record.get("text")]
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise DataError(f"{where}: captions must be a list of strings, or text a string")
-    kept = tuple(" ".join(caption.split()) for caption in captions)
-    for number, caption in enumerate(kept, start=1):
-        if not caption:
+    kept = []
+    for number, caption in enumerate(captions, start=1):
+        tidied = " ".join(caption.split())
+        if not tidied:
             problems.add("empty caption", f"{where} caption {number}")
-    return tuple(caption for caption in kept if caption)
+        elif _HALF_CHARACTER.search(tidied):
+            problems.add("unreadable caption", f"{where} caption {number}: it holds half a character")
+        else:
+            kept.append(tidied)
+    return tuple(kept)

@@ -48,7 +48,7 @@ def read_captioned_images(folder: Path, problems: Problems, *, images: Path | No
 
 
 def read_images(folder: Path, problems: Problems) -> Images:
-    """Every image below a folder, sorted by path; an empty file is a problem."""
+    """Every image below a folder but for hidden ones, sorted by path; an empty file is a problem."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
     names = TextWriter()
@@ -66,6 +66,8 @@ def read_images(folder: Path, problems: Problems) -> Images:
 def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
     """Image files below a folder in the order of their paths; of one folder after the other only names."""
     for name in sorted(os.listdir(folder / prefix)):  # noqa: PTH208 - a million paths take 5 times the memory
+        if name.startswith("."):
+            continue
         path = folder / prefix / name
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
             yield prefix + name

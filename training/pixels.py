@@ -3,6 +3,8 @@
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -19,12 +21,15 @@ from training.shards import ShardedArrays, cached_arrays
 MAX_PIXELS = 100_000_000
 """Larger pictures are left out instead of filling the memory of every decoding thread."""
 
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises on damaged files of its various formats."""
-
 
 def read_pixels(file: ImageFile, preprocess: Preprocess) -> UInt8[Tensor, "3 height width"]:
-    """One picture as the image tower's square of bytes; raises one of UNREADABLE."""
+    """One picture as the image tower's square of bytes.
+
+    Raises:
+        Exception: any, where the file is damaged: Pillow's formats raise what they please (an AVIF without an
+            item a RuntimeError, damaged EXIF a struct.error or TypeError).
+    """
+    _register_heif()
     with warnings.catch_warnings(), Image.open(BytesIO(file.read_bytes())) as image:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         if image.width * image.height > MAX_PIXELS:
@@ -46,12 +51,21 @@ def read_pixel_batch(
             batch[row] = read_pixels(files[row], preprocess)
         except UnidentifiedImageError:  # whose own words hold the address of a buffer
             unreadable[row] = "no image of a format that Pillow knows"
-        except UNREADABLE as error:
+        except Exception as error:  # noqa: BLE001 - one file of millions must not end the run
             unreadable[row] = f"{type(error).__name__}: {error}"
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         list(pool.map(read, range(len(files))))
     return batch, unreadable
+
+
+@cache
+def _register_heif() -> None:
+    """An iPhone's photos, where the extra `heic` is installed."""
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
 
 
 def cached_pixels(

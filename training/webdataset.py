@@ -149,30 +149,39 @@ def _samples(shards: Sequence[Path], problems: Problems) -> Iterator[_Sample]:
         seen: set[str] = set()
         for key, members in groupby(_members(shard, problems), key=lambda member: member[0]):
             sample = _Sample(number, f"{shard}: {key}", key)
-            for _, member, content in members:
-                if content is None:
+            dotted = []
+            for _, suffix, member, content in members:
+                if content is not None:
+                    sample.texts[suffix] = content
+                elif suffix in IMAGE_SUFFIXES:
                     sample.image = member
                 else:
-                    sample.texts[PurePosixPath(member.name).suffix] = content
-            if key in seen:
+                    dotted.append(f"{shard}: {member.name}")
+            if dotted and sample.image is None:  # beside key.jpg, key.mask.png is more of the same photo
+                for where in dotted:
+                    problems.add("dots in a name", where)
+            elif key in seen:
                 problems.add("duplicated image", sample.where)
             else:
                 seen.add(key)
                 yield sample
 
 
-def _members(shard: Path, problems: Problems) -> Iterator[tuple[str, tarfile.TarInfo, bytes | None]]:
-    """Key and member of each image, and of each caption with its content; a damaged shard ends early."""
+def _members(shard: Path, problems: Problems) -> Iterator[tuple[str, str, tarfile.TarInfo, bytes | None]]:
+    """Key, what follows it, and member of each image, and of each caption with its content.
+
+    A name's first dot ends its key, as in webdataset. A damaged shard ends early.
+    """
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 path = PurePosixPath(member.name)
                 stem, _, suffix = path.name.lower().partition(".")
-                key = str(path.parent / path.name[: len(stem)])
-                if member.isfile() and f".{suffix}" in IMAGE_SUFFIXES:
-                    yield key, member, None
-                elif member.isfile() and suffix in ("txt", "json") and member.size <= MAX_CAPTION_BYTES:
-                    yield key, member, _content(archive, member)
+                key, suffix = str(path.parent / path.name[: len(stem)]), f".{suffix}"
+                if member.isfile() and stem and path.suffix.lower() in IMAGE_SUFFIXES:
+                    yield key, suffix, member, None
+                elif member.isfile() and suffix in (".txt", ".json") and member.size <= MAX_CAPTION_BYTES:
+                    yield key, suffix, member, _content(archive, member)
     except (tarfile.TarError, OSError) as error:
         problems.add("broken shard", f"{shard}: {error}")
 

@@ -53,7 +53,7 @@ def test_logits_equal_transformers_gpt2_on_the_same_weights() -> None:
 )
 def test_gpt2_of_another_size_is_refused(size: dict[str, Any], fault: str) -> None:
     own = {"vocab_size": VOCAB, "n_positions": 24, "n_embd": WIDTH, "n_layer": 2, "n_head": 2}
-    gpt2 = GPT2LMHeadModel(GPT2Config(**own | size))  # type: ignore[no-untyped-call]
+    gpt2: Any = GPT2LMHeadModel(GPT2Config(**own | size))
     with pytest.raises(ConfigError, match=f"the GPT-2 weights do not fit: {fault}$"):
         load_gpt2(decoder(), gpt2)
 

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from service.offline.photo_files import EXTENSIONS
 from training.data import (
+    IMAGE_SUFFIXES,
     DataError,
+    Problem,
     Problems,
     read_texts,
     sample_rows,
@@ -105,6 +108,15 @@ def test_other_encodings_are_named_and_a_byte_order_mark_is_read_over(tmp_path: 
         read_captioned_images(tmp_path, Problems())
 
 
+def test_caption_that_holds_half_a_character_is_left_out_and_named(tmp_path: Path) -> None:
+    captions = ["one", "half \ud83d", "whole \U0001f436"]
+    _folder(tmp_path, {"file_name": "a.png", "captions": captions})
+    problems = Problems()
+    assert read_captioned_images(tmp_path, problems).captions == (("one", "whole \U0001f436"),)
+    where = f"{tmp_path / 'metadata.jsonl'}:1 caption 2: it holds half a character"
+    assert problems.items == [Problem("unreadable caption", where)]
+
+
 def test_folder_without_metadata_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"metadata\.jsonl cannot be read: No such file"):
         read_captioned_images(tmp_path, Problems())
@@ -123,6 +135,14 @@ def test_images_are_found_below_a_folder_and_empty_files_named(tmp_path: Path) -
     problems = Problems()
     assert read_images(tmp_path, problems).ids == ("deep/a.png",)
     assert problems.counts() == {"unreadable image": 1}
+
+
+def test_photos_are_known_by_the_names_that_semicap_caption_knows(tmp_path: Path) -> None:
+    assert IMAGE_SUFFIXES == EXTENSIONS
+    for name in ("a.avif", "b.JFIF", "c.heic", "._d.jpg", ".thumbnails/e.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert read_images(tmp_path, Problems()).ids == ("a.avif", "b.JFIF", "c.heic")
 
 
 def test_folders_with_the_same_file_names_stay_apart(tmp_path: Path) -> None:

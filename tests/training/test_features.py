@@ -1,5 +1,6 @@
 """CLIP features on disk: equal to the encoder's, computed once, unreadable pictures left out and named."""
 
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,21 @@ def test_unreadable_pictures_are_left_out_and_named_every_time(
         assert len(store) == 6
         assert problems.counts() == {"unreadable image": 2}
         assert str(photos.files[5]) in problems.items[1].where
+
+
+def test_no_file_is_so_damaged_that_it_ends_the_run(
+    clip: ClipEncoder, photos: Images, tmp_path: Path
+) -> None:
+    """Pillow's formats raise what they please: of a changed AVIF a RuntimeError."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 48), "red").save(file, "AVIF")
+    damaged = file.getvalue().replace(b"pitm", b"none")
+    with pytest.raises(RuntimeError), Image.open(io.BytesIO(damaged)) as image:
+        image.load()
+    Path(str(photos.files[2])).write_bytes(damaged)
+    problems = Problems()
+    assert _features(clip, photos, tmp_path, problems=problems)[1] == [0, 1, 3, 4, 5, 6, 7]
+    assert f"{photos.files[2]}: RuntimeError: " in problems.items[0].where
 
 
 def test_another_encoder_gets_its_own_features(clip: ClipEncoder, photos: Images, tmp_path: Path) -> None:

@@ -197,6 +197,26 @@ def test_shards_give_photos_and_captions_and_name_every_fault(
     assert len(read_image_sources([tmp_path / "shards"], Problems())) == 6
 
 
+def test_names_with_dots_are_webdataset_s_and_none_is_left_out_in_silence(
+    tmp_path: Path, jpegs: dict[str, bytes]
+) -> None:
+    members = {
+        "cat.JPG": jpegs["cat"],
+        "cat.TXT": b"a cat",
+        "cat.mask.png": b"another kind of file",
+        "2024.07.03.jpg": jpegs["cup"],
+        "2024.07.04.jpg": jpegs["man"],
+    }
+    shard = write_tar(tmp_path / "p.tar", members)
+    for read in (read_captioned_sources, read_image_sources):
+        problems = Problems()
+        assert len(read([shard], problems)) == 1
+        assert wheres(problems) == {
+            "dots in a name": [f"{shard}: 2024.07.03.jpg", f"{shard}: 2024.07.04.jpg"]
+        }
+    assert read_captioned_sources([shard], Problems()).captions == (("a cat",),)
+
+
 def test_a_range_names_its_shards(tmp_path: Path, jpegs: dict[str, bytes]) -> None:
     for number in (8, 9, 10, 11):
         write_tar(tmp_path / f"p-{number:03d}.tar", {"cat.jpg": jpegs["cat"]})
