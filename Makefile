@@ -4,6 +4,7 @@
 PYTHON ?= python3
 TORCH_BACKEND ?=
 UPGRADE ?=
+TEST_PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
@@ -28,7 +29,7 @@ serve: $(INSTALLED)  ## run the service on http://127.0.0.1:8000
 test check: export UV_COMPILE_BYTECODE = 1
 
 test: $(INSTALLED)  ## run every test
-	OMP_WAIT_POLICY=passive $(BIN)/pytest --durations 15 --durations-min 10
+	OMP_WAIT_POLICY=passive $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --durations 15 --durations-min 10
 
 check: $(INSTALLED)  ## lint, types, import contracts, Dockerfile, compose file, manifests
 	$(BIN)/ruff check .

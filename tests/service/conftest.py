@@ -1,8 +1,10 @@
 """The real application around a tiny real model."""
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -37,8 +39,10 @@ def client(make_client: MakeClient) -> TestClient:
 
 
 @pytest.fixture
-def semicap(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Semicap:
-    """Runs a command line; exit status, standard output, standard error."""
+def semicap(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Semicap:
+    """Runs a command line in this process; exit status, standard output, standard error."""
+    monkeypatch.setenv("SEMICAP_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.gettempdir())  # `semicap api` sets it for its process
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["semicap", *arguments])
