@@ -18,6 +18,7 @@ from training.data import ImageFile, Images
 from training.evaluation_charts import distribution_charts, history_charts
 from training.figures import FIGURES, SECOND
 from training.history import History
+from training.pixels import register_heif
 from training.report import Report
 from training.tables import figure_rows, labels, notes
 
@@ -150,6 +151,7 @@ def _captions(reports: Sequence[Report], row: int) -> Iterator[CardCaption]:
 
 def _thumbnail(file: ImageFile) -> str:
     buffer = io.BytesIO()
+    register_heif()
     with Image.open(io.BytesIO(file.read_bytes())) as image:
         image.draft("RGB", (2 * THUMBNAIL_PIXELS, 2 * THUMBNAIL_PIXELS))
         picture = to_rgb(image)

@@ -29,7 +29,7 @@ def read_pixels(file: ImageFile, preprocess: Preprocess) -> UInt8[Tensor, "3 hei
         Exception: any, where the file is damaged: Pillow's formats raise what they please (an AVIF without an
             item a RuntimeError, damaged EXIF a struct.error or TypeError).
     """
-    _register_heif()
+    register_heif()
     with warnings.catch_warnings(), Image.open(BytesIO(file.read_bytes())) as image:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         if image.width * image.height > MAX_PIXELS:
@@ -60,7 +60,7 @@ def read_pixel_batch(
 
 
 @cache
-def _register_heif() -> None:
+def register_heif() -> None:
     """An iPhone's photos, where the extra `heic` is installed."""
     with suppress(ImportError):
         from pillow_heif import register_heif_opener

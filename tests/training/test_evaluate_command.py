@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from training.report import read_report
 app = typer.Typer()
 app.command()(evaluate_command.evaluate)
 
+ROOT = Path(__file__).resolve().parents[2]
 FAST = ("--num-beams", "2", "--max-tokens", "8")
 
 
@@ -226,6 +229,19 @@ def test_photos_of_any_mode_make_a_thumbnail(checkpoint: Path, tmp_path: Path) -
     code, output = _call(checkpoint, folder, "--html", file, *FAST)
     assert code == 0, output
     assert file.read_text().count('src="data:image/jpeg;base64,') == 5
+
+
+def test_heic_makes_a_thumbnail_where_its_features_are_cached(checkpoint: Path, tmp_path: Path) -> None:
+    """By a process of its own: reading a photo would tell Pillow of the format."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    folder, page = tmp_path / "phone", tmp_path / "page.html"
+    folder.mkdir()
+    pillow_heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(folder / "a.heic")
+    arguments = [checkpoint, folder, "--cache", tmp_path / "cache", *FAST]
+    assert _call(*arguments)[0] == 0
+    command = [sys.executable, "-m", "service.cli", "evaluate", *arguments]
+    subprocess.run([*command, "--html", page], check=True, cwd=ROOT)
+    assert 'src="data:image/jpeg;base64,' in page.read_text()
 
 
 def test_names_that_are_not_utf8_stand_in_report_and_page(checkpoint: Path, tmp_path: Path) -> None:
