@@ -240,7 +240,7 @@ def test_heic_makes_a_thumbnail_where_its_features_are_cached(checkpoint: Path, 
     arguments = [checkpoint, folder, "--cache", tmp_path / "cache", *FAST]
     assert _call(*arguments)[0] == 0
     command = [sys.executable, "-m", "service.cli", "evaluate", *arguments]
-    subprocess.run([*command, "--html", page], check=True, cwd=ROOT)
+    subprocess.run([*map(str, command), "--html", str(page)], check=True, cwd=ROOT)
     assert 'src="data:image/jpeg;base64,' in page.read_text()
 
 
