@@ -6,15 +6,19 @@ import { fetchModels } from './models/models.js';
 import { findReadinessProblem } from './photos/captions.js';
 
 const FIRST_CHECK_AGAIN_MS = 3_000;
-const LAST_CHECK_AGAIN_MS = 30_000;
+const LAST_CHECK_AGAIN_MS = 10_000;
 
-let isWatching = false;
+/** @type {Promise<void> | null} */
+let watch = null;
 let latestTurn = 0;
 
-/** Shows a note while the service is not ready, and checks until it is. */
-export async function watchReadiness() {
-  if (isWatching) return;
-  isWatching = true;
+/** Shows a note while the service is not ready, and checks until it is; resolves then. */
+export function watchReadiness() {
+  watch ??= watchUntilReady();
+  return watch;
+}
+
+async function watchUntilReady() {
   const note = byId('readiness');
   for (let pauseMs = FIRST_CHECK_AGAIN_MS; ; pauseMs = Math.min(2 * pauseMs, LAST_CHECK_AGAIN_MS)) {
     const problem = await findReadinessProblem();
@@ -23,8 +27,8 @@ export async function watchReadiness() {
     note.textContent = `${problem.title}. This note goes when captions can be asked for again.`;
     await new Promise((resolve) => setTimeout(resolve, pauseMs));
   }
-  isWatching = false;
-  await showModel();
+  watch = null;
+  showModel();
 }
 
 /** Names the model that answers at the foot of the page. */

@@ -134,6 +134,16 @@ def test_text_file_shows_the_services_problem_and_the_photos_beside_it_work(
     expect(captions.page.locator(".captions:visible")).to_have_count(2)
 
 
+def test_broken_photo_is_not_offered_to_be_tried_again(
+    captions: CaptionPage, photos: dict[str, Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "half.png"
+    broken.write_bytes(photos["cat"].read_bytes()[:5000])
+    captions.pick(broken)
+    expect(captions.page.get_by_text("The image cannot be decoded")).to_be_visible()
+    expect(captions.page.get_by_role("button", name="Try again")).to_be_hidden()
+
+
 def test_thirty_photos_are_captioned_a_few_at_a_time(captions: CaptionPage, tmp_path: Path) -> None:
     paths = [tmp_path / f"colour-{index:02}.png" for index in range(30)]
     for index, path in enumerate(paths):
@@ -169,10 +179,39 @@ def test_overloaded_service_captions_every_photo_in_the_end(
     assert TOO_MANY_REQUESTS in statuses
 
 
-def test_photo_can_be_tried_again_when_the_service_comes_back(
+def test_photos_wait_for_a_service_that_is_away_and_go_on_by_themselves(
     captions: CaptionPage, photos: dict[str, Path]
 ) -> None:
-    captions.page.route(CAPTIONS, lambda route: route.abort(), times=1)
+    lost: list[str] = []
+    captions.page.on("requestfailed", lambda request: lost.append(request.url.rpartition("/")[2]))
+    captions.page.context.set_offline(True)
+    captions.pick(*photos.values(), *photos.values())
+    expect(captions.page.get_by_text("This goes on when it does.")).to_have_count(MAX_REQUESTS_AT_ONCE)
+    expect(captions.page.locator("#readiness")).to_contain_text("The service did not answer.")
+    assert lost.count("stream") == MAX_REQUESTS_AT_ONCE
+    captions.page.context.set_offline(False)
+    expect(captions.page.get_by_role("heading", name="8 photos captioned", exact=True)).to_be_visible()
+    expect(captions.page.locator("#readiness")).to_be_hidden()
+
+
+def test_photo_that_waits_for_the_service_can_be_removed_or_asked_for_anew(
+    captions: CaptionPage, photos: dict[str, Path]
+) -> None:
+    captions.page.context.set_offline(True)
+    captions.pick(photos["cat"], photos["coffee"])
+    expect(captions.page.get_by_text("This goes on when it does.")).to_have_count(2)
+    captions.page.get_by_role("button", name="Remove cat.png").click()
+    captions.choose_strategy("Greedy")
+    captions.page.get_by_role("button", name="Caption again").click()
+    captions.page.context.set_offline(False)
+    captions.wait_until_settled()
+    expect(captions.page.locator(".caption")).to_have_count(1)
+
+
+def test_photo_that_the_service_never_answers_fails_and_can_be_tried_again(
+    captions: CaptionPage, photos: dict[str, Path]
+) -> None:
+    captions.page.route(CAPTIONS, lambda route: route.abort(), times=3)
     captions.pick(photos["cat"])
     expect(captions.page.get_by_text("The service did not answer", exact=True)).to_be_visible()
     captions.page.get_by_role("button", name="Try again").click()

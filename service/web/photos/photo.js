@@ -4,6 +4,10 @@ import { RequestFailed } from '../http.js';
 import { requestCaptions } from './captions.js';
 
 const MAX_ATTEMPTS = 20;
+/** A photo that ends the service each time is not sent for ever. */
+const MAX_LOST_ATTEMPTS = 3;
+/** No answer at all, or that of a proxy whose service is gone, or of a service that ends or begins. */
+const AWAY = [undefined, 502, 503];
 const UNREADABLE_ANSWER = {
   title: 'The answer could not be read',
   detail: 'It is not what this page expects. Load the page again, in case the service was updated.',
@@ -18,8 +22,9 @@ const UNREADABLE_ANSWER = {
  * @property {File} file
  * @property {string} url of the thumbnail, an object URL
  * @property {RequestOptions} options that its captions are asked for with
- * @property {'waiting' | 'working' | 'resting' | 'captioned' | 'failed'} state
+ * @property {'waiting' | 'working' | 'resting' | 'held' | 'captioned' | 'failed'} state `held` until the service is ready
  * @property {number} attempts
+ * @property {number} lostAttempts those that a service that was away cost
  * @property {number} restS seconds until the next attempt, while resting
  * @property {string[]} drafts what is written of the captions so far, while working
  * @property {Answer | null} answer
@@ -95,6 +100,7 @@ function untouched() {
   return {
     state: 'waiting',
     attempts: 0,
+    lostAttempts: 0,
     restS: 0,
     drafts: [],
     answer: null,
@@ -114,6 +120,8 @@ function noteFailure(photo, error) {
     Object.assign(photo, { state: 'failed', problem: UNREADABLE_ANSWER });
   } else if (error.retryAfterS !== null && photo.attempts < MAX_ATTEMPTS) {
     Object.assign(photo, { state: 'resting', restS: error.retryAfterS });
+  } else if (AWAY.includes(error.problem.status) && photo.lostAttempts + 1 < MAX_LOST_ATTEMPTS) {
+    Object.assign(photo, { state: 'held', lostAttempts: photo.lostAttempts + 1 });
   } else {
     Object.assign(photo, { state: 'failed', problem: error.problem });
   }

@@ -17,6 +17,7 @@ const MAX_CLIP_SCORE = 2.5;
 const COPIED_SHOWN_MS = 2000;
 /** Too large, not an image, a broken one: asking again would bring the same answer. */
 const FAULTS_OF_THE_PHOTO = [413, 415];
+const BROKEN = 'urn:semicap:problem:broken-image';
 
 /**
  * A plate for a photo; call showPhoto when the photo has changed.
@@ -77,6 +78,8 @@ function stateText(photo) {
       return photo.drafts.some(Boolean) ? '' : 'Captioning';
     case 'resting':
       return `The service is busy. Trying again in ${photo.restS} s.`;
+    case 'held':
+      return 'The service does not answer. This goes on when it does.';
     default:
       return '';
   }
@@ -90,7 +93,8 @@ function showProblem(plate, { problem }) {
   part(plate, '.problem').hidden = problem === null;
   part(plate, '.problem-title').textContent = problem?.title ?? '';
   part(plate, '.problem-detail').textContent = asSentence(problem?.detail ?? '');
-  part(plate, '.retry').hidden = FAULTS_OF_THE_PHOTO.includes(problem?.status ?? 0);
+  const isOfThePhoto = problem?.type === BROKEN || FAULTS_OF_THE_PHOTO.includes(problem?.status ?? 0);
+  part(plate, '.retry').hidden = isOfThePhoto;
 }
 
 /**

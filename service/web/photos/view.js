@@ -18,6 +18,8 @@ import { createQueue } from './queue.js';
 /** Enough to fill a batch of the engine's while the next photos are on their way. */
 const REQUESTS_AT_ONCE = 4;
 const MAX_PHOTOS = 500;
+/** Between the service's return and the next attempt. */
+const REST_AFTER_AWAY_S = 1;
 
 /** @type {Map<Photo, HTMLElement>} the photos in the order they came, each with its plate */
 const plates = new Map();
@@ -82,10 +84,13 @@ function showIntakeNotice(folders, numLeftOut) {
  * @returns {Promise<number>}
  */
 async function caption(photo) {
+  const { signal } = photo.giveUp;
   const restS = await captionPhoto(photo, () => show(photo));
   if (plates.has(photo) && restS === 0) announceWhenSettled([...plates.keys()]);
   if (photo.state === 'failed') watchReadiness();
-  return restS;
+  if (signal.aborted || photo.state !== 'held') return restS;
+  await watchReadiness(); // its place in the queue stays taken, so that the photos behind it wait as well
+  return signal.aborted ? 0 : REST_AFTER_AWAY_S;
 }
 
 /** @param {Photo} photo */
