@@ -41,6 +41,22 @@ export function messageOf(error) {
 }
 
 /**
+ * What a request brings, or null when it fails: for what is asked for again with the next news.
+ *
+ * @template T
+ * @param {Promise<T>} reading
+ * @returns {Promise<T | null>}
+ */
+export async function orNothing(reading) {
+  try {
+    return await reading;
+  } catch (error) {
+    if (!(error instanceof RequestFailed)) throw error;
+    return null;
+  }
+}
+
+/**
  * An answer of JSON, within seconds.
  *
  * @param {string} address

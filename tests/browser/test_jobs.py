@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -110,7 +111,8 @@ def test_canceled_job_keeps_what_is_done_and_goes_on_when_asked(
     expect(jobs.state).to_have_text("Stopping")
     worker.do_all()
     expect(jobs.state).to_have_text("Cancelled")
-    expect(jobs.progress).to_contain_text("5 captioned")
+    expect(jobs.progress).to_contain_text("5 captioned · 2 not done")
+    assert jobs.page.locator(".job-bar").evaluate("bar => bar.value") == pytest.approx(5 / 7)
     jobs.press("Do the rest")
     expect(jobs.page.locator("#job-about")).to_contain_text("attempt 2")
     worker.do_all()
@@ -167,6 +169,54 @@ def test_text_file_alone_is_refused_and_said_why(jobs: JobPage, text_file: Path)
     expect(jobs.page.get_by_role("button", name="Start job")).to_be_enabled()
 
 
+def test_files_that_are_left_out_are_named_with_the_reason(
+    jobs: JobPage, many: list[Path], text_file: Path, worker: InlineWorker, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "album.zip", "w") as album:
+        album.write(text_file, "readme.txt")
+        album.write(text_file, "__MACOSX/._in the zip.jpg")
+    jobs.start(many[0], text_file, tmp_path / "album.zip")
+    expect(jobs.heading("Captions for 1 photo")).to_be_visible()
+    expect(jobs.heading("Left out of the job")).to_be_visible()
+    rows = jobs.page.get_by_role("region", name="Left out of the job").locator("tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.filter(has_text="notes.txt")).to_contain_text("Not a photo of a format that is read here.")
+    expect(rows.filter(has_text="readme.txt")).to_be_visible()
+    worker.do_all()
+    expect(jobs.state).to_have_text("Done")
+    expect(jobs.heading("Not captioned")).to_be_hidden()
+
+
+def test_films_beside_the_photos_are_not_sent(jobs: JobPage, many: list[Path], tmp_path: Path) -> None:
+    film = tmp_path / "clip.mp4"
+    film.write_bytes(b"0" * 1000)
+    jobs.choose(many[0], film)
+    expect(jobs.page.get_by_text("1 film was left out: only photos are captioned.")).to_be_visible()
+    expect(jobs.page.locator("#job-chosen")).to_have_text(re.compile(r"1 photo, 0 MB"))
+
+
+def test_sending_takes_nobody_out_of_another_view_but_asks_before_the_page_is_left(
+    jobs: JobPage, many: list[Path], worker: InlineWorker
+) -> None:
+    held: list[Route] = []
+    jobs.page.route("**/v1/datasets", lambda route: held.append(route), times=1)
+    jobs.choose(many[0])
+    jobs.press("Start job")
+    expect(jobs.page.locator("#job-start-state")).to_have_text("Sending")
+    with jobs.page.expect_event("dialog") as dialog:
+        jobs.page.close(run_before_unload=True)
+    assert dialog.value.type == "beforeunload"
+    dialog.value.dismiss()
+    jobs.page.get_by_role("link", name="Models").click()
+    with jobs.page.expect_response("**/v1/jobs/captions"):
+        held[0].continue_()
+    expect(jobs.announcement).to_have_text("Job started.")
+    expect(jobs.heading("Models")).to_be_visible()
+    jobs.page.get_by_role("link", name="Jobs").click()
+    expect(jobs.rows.first).to_contain_text("Captions for 1 photo")
+    worker.do_all()
+
+
 def test_photos_are_not_sent_again_when_only_the_start_failed(
     jobs: JobPage, many: list[Path], worker: InlineWorker
 ) -> None:
@@ -203,6 +253,14 @@ def test_followed_job_survives_lost_connections(
 def test_unknown_job_says_so(page: Page, job_address: str) -> None:
     page.goto(f"{job_address}/#jobs/job-of-another-day")
     expect(page.locator("#job-problem")).to_contain_text("job-of-another-day")
+
+
+def test_address_that_was_cut_off_still_opens_the_page(page: Page, job_address: str) -> None:
+    page.goto(f"{job_address}/#jobs/%e")
+    expect(page.locator("#job-problem")).to_contain_text("There is no job")
+    page.goto(f"{job_address}/#nowhere")
+    expect(page.get_by_role("button", name="Choose photos")).to_be_visible()
+    expect(page.get_by_role("link", name="Photos")).to_have_attribute("aria-current", "page")
 
 
 def test_service_without_a_broker_says_what_is_missing(

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.browser
 
 REFUSED = {
     "passed": False,
-    "reason": "the second scorer likes the new captions less",
+    "reason": "refused: the second scorer likes the new captions less",
     "checks": [
         {"name": "clip_similarity", "before": 0.61, "after": 0.64, "limit": 0.6, "passed": True},
         {"name": "second_similarity", "before": 0.49, "after": 0.41, "limit": 0.48, "passed": False},
@@ -32,7 +32,7 @@ JOB: dict[str, Any] = {
     "state": "running",
     "dataset": "ds-1",
     "attempt": 1,
-    "counts": {"total": 120, "done": 0, "failed": 0, "skipped": 0},
+    "counts": {"total": 120, "done": 120, "failed": 0, "skipped": 0},
     "cancel_requested": False,
     "rate": None,
     "seconds_left": 90.0,
@@ -221,9 +221,12 @@ def test_finetune_shows_its_curves_then_the_verdict(
     )
     with_versions("jobs/job-1")
     expect(page.get_by_role("heading", name="A model taught by 120 photos")).to_be_visible()
-    expect(page.locator(".verdict")).to_contain_text("the second scorer likes", ignore_case=True)
+    expect(page.locator(".verdict")).to_have_text(
+        "Refused by its gate The second scorer likes the new captions less."
+    )
     expect(page.get_by_role("row", name="second similarity")).to_contain_text("refused")
     expect(page.get_by_role("button", name="Try again what failed")).to_be_hidden()
+    expect(page.get_by_role("link", name="JSON lines")).to_have_count(0)  # it writes no captions
     loss = page.get_by_role("figure", name="Loss")
     expect(loss).to_contain_text("2.5 → 1.25")
     assert len((loss.locator("polyline").get_attribute("points") or "").split()) == 3

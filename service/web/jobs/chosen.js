@@ -9,8 +9,22 @@ const ARCHIVE = /\.(zip|tar|tgz|tar\.gz)$/i;
 const HIDDEN = /(^|\/)(\.|__MACOSX\/|Thumbs\.db$|desktop\.ini$)/;
 
 /** @param {string} name */
+export function isHidden(name) {
+  return HIDDEN.test(name);
+}
+
+/** @param {string} name */
 export function isArchive(name) {
   return ARCHIVE.test(name);
+}
+
+/**
+ * Whether a file is one of those that a phone or a camera puts beside its photos, and that are large.
+ *
+ * @param {File | Blob} file
+ */
+export function isFilm({ type }) {
+  return /^(video|audio)\//.test(type);
 }
 
 /**
@@ -22,7 +36,7 @@ export function isArchive(name) {
 export async function filesOf({ files, folders }) {
   const named = files.map((file) => ({ name: file.webkitRelativePath || file.name, file }));
   const inFolders = await Promise.all(folders.map(filesBelow));
-  return [...named, ...inFolders.flat()].filter(({ name }) => !HIDDEN.test(name));
+  return [...named, ...inFolders.flat()].filter(({ name }) => !isHidden(name));
 }
 
 /**

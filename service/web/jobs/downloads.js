@@ -34,11 +34,12 @@ export function downloadLinks(job, onFailure) {
  * @returns {File[]}
  */
 function filesOf(job) {
-  const { id, counts, outputs = [] } = job;
+  const { id, kind, counts, outputs = [] } = job;
   const results = jobAddress(id, '/results');
   const made = hasEnded(job) ? outputs : [];
+  const hasCaptions = kind === 'captions' && counts.done > 0;
   return [
-    ...(counts.done > 0 ? [{ label: 'JSON lines', address: results, fileName: `${id}-captions.jsonl` }] : []),
+    ...(hasCaptions ? [{ label: 'JSON lines', address: results, fileName: `${id}-captions.jsonl` }] : []),
     ...made.map((kind) => ({
       label: OUTPUTS[kind]?.label ?? kind,
       address: `${results}?output=${encodeURIComponent(kind)}`,

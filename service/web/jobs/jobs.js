@@ -71,6 +71,14 @@ export function fetchJob(id) {
 }
 
 /**
+ * @param {string} id
+ * @returns {Promise<import('./upload.js').Dataset>}
+ */
+export function fetchDataset(id) {
+  return requestJson(`v1/datasets/${encodeURIComponent(id)}`);
+}
+
+/**
  * @param {'captions' | 'finetune'} kind
  * @param {Record<string, unknown>} asked
  * @returns {Promise<Job>}

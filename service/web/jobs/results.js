@@ -1,7 +1,7 @@
-/** What a job has written so far, with its photos, and what it could not caption. */
+/** What a job has written so far, with its photos. */
 
-import { asSentence, create, fromTemplate, part } from '../dom.js';
-import { RequestFailed } from '../http.js';
+import { fromTemplate, part } from '../dom.js';
+import { orNothing } from '../http.js';
 import { jobAddress } from './jobs.js';
 import { readLines } from './lines.js';
 import { showPicture } from './pictures.js';
@@ -9,12 +9,10 @@ import { showPicture } from './pictures.js';
 /**
  * @typedef {import('./jobs.js').Job} Job
  * @typedef {{item: number, file_name: string, captions: {text: string, clip_score: number}[]}} Result
- * @typedef {{item: number, file_name: string, problem: {title: string, detail?: string}}} Failure
  */
 
 const FIRST_SHOWN = 24;
 const MORE_SHOWN = 48;
-const MAX_FAILURES = 50;
 
 /**
  * @param {HTMLElement} section
@@ -33,7 +31,7 @@ export function createResults(section, id) {
     const state = `${job.attempt} ${job.counts.done} ${wanted}`;
     if (job.kind !== 'captions' || job.counts.done === 0 || state === read) return;
     read = state;
-    const page = await readOrNothing(jobAddress(id, '/results'), wanted);
+    const page = await orNothing(readLines(jobAddress(id, '/results'), wanted));
     if (page === null) {
       read = '';
       return;
@@ -54,30 +52,6 @@ export function createResults(section, id) {
 }
 
 /**
- * @param {HTMLElement} section
- * @param {string} id of the job
- */
-export function createFailures(section, id) {
-  let read = '';
-
-  /** @param {Job} job */
-  async function show(job) {
-    const state = `${job.attempt} ${job.counts.failed}`;
-    section.hidden = job.kind !== 'captions' || job.counts.failed === 0;
-    if (section.hidden || state === read) return;
-    read = state;
-    const page = await readOrNothing(jobAddress(id, '/errors'), MAX_FAILURES);
-    if (page === null) {
-      read = '';
-      return;
-    }
-    part(section, 'tbody').replaceChildren(.../** @type {Failure[]} */ (page.lines).map(failureRow));
-    part(section, '.more-errors').hidden = !page.hasMore;
-  }
-  return { show };
-}
-
-/**
  * @param {Result} result
  * @param {Job} job
  */
@@ -88,24 +62,4 @@ function resultElement({ item, file_name, captions }, job) {
   part(element, '.result-meta').textContent = `${file_name} · CLIP score ${best?.clip_score.toFixed(2) ?? ''}`;
   showPicture(part(element, 'img', HTMLImageElement), { job, item, fileName: file_name });
   return element;
-}
-
-/** @param {Failure} failure */
-function failureRow({ file_name, problem }) {
-  const { title, detail } = problem;
-  const why = [title, detail ?? ''].filter(Boolean).map(asSentence).join(' ');
-  return create('tr', {}, create('td', { textContent: file_name }), create('td', { textContent: why }));
-}
-
-/**
- * @param {string} address
- * @param {number} count
- */
-async function readOrNothing(address, count) {
-  try {
-    return await readLines(address, count);
-  } catch (error) {
-    if (!(error instanceof RequestFailed)) throw error;
-    return null; // read again with the job's next news
-  }
 }

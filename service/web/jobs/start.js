@@ -7,7 +7,8 @@ import { openPicker } from '../intake.js';
 import { fetchModels } from '../models/models.js';
 import { offers } from '../offered.js';
 import { requestOptions } from '../options.js';
-import { filesOf, isArchive, withAdded } from './chosen.js';
+import { currentView } from '../views.js';
+import { filesOf, isArchive, isFilm, withAdded } from './chosen.js';
 import { submitJob } from './jobs.js';
 import { rememberPhotos } from './pictures.js';
 import { openStrip } from './strip.js';
@@ -85,7 +86,11 @@ async function showBases() {
 /** @param {import('../intake.js').Intake} intake */
 async function add(intake) {
   if (isBusy) return;
-  setChosen(withAdded(chosen, await filesOf(intake)));
+  const files = await filesOf(intake);
+  const photos = files.filter(({ file }) => !isFilm(file));
+  const numFilms = files.length - photos.length;
+  setChosen(withAdded(chosen, photos));
+  if (numFilms > 0) say(`${numFilms === 1 ? '1 film was' : `${numFilms} films were`} left out: only photos are captioned.`);
   announce(`${chosenText()}.`);
 }
 
@@ -153,7 +158,8 @@ async function start() {
     const job = await submitJob(chosenKind(), asked(dataset.id));
     announce('Job started.');
     setChosen([]);
-    location.hash = `jobs/${encodeURIComponent(job.id)}`;
+    // Whoever has gone to another view meanwhile stays there.
+    if (currentView() === 'jobs') location.hash = `jobs/${encodeURIComponent(job.id)}`;
   } catch (error) {
     say(messageOf(error));
   } finally {
@@ -195,7 +201,14 @@ function asked(dataset) {
 function setBusy(busy) {
   isBusy = busy;
   form().setAttribute('aria-busy', String(busy));
+  if (busy) addEventListener('beforeunload', askBeforeLeaving);
+  else removeEventListener('beforeunload', askBeforeLeaving);
   enableButtons();
+}
+
+/** @param {BeforeUnloadEvent} event */
+function askBeforeLeaving(event) {
+  event.preventDefault(); // what has been sent so far would be lost
 }
 
 function enableButtons() {

@@ -6,11 +6,12 @@ import { isArchive } from './chosen.js';
 import { tarOf } from './tar.js';
 
 /**
+ * @typedef {{file_name: string, problem: {detail: string}}} LeftOut a file that is not in the dataset
+ *
  * @typedef {object} Dataset
  * @property {string} id
  * @property {number} items
- * @property {number} num_rejected
- * @property {{file_name: string, problem: {detail: string}}[]} rejected
+ * @property {LeftOut[]} rejected the first 1,000 of them
  */
 
 const CREATED = 201;

@@ -9,7 +9,8 @@ import { downloadLinks } from './downloads.js';
 import { showFinetune } from './finetune.js';
 import { followJob } from './follow.js';
 import { changeJob, hasEnded } from './jobs.js';
-import { createFailures, createResults } from './results.js';
+import { createFailures, createLeftOut } from './reasons.js';
+import { createResults } from './results.js';
 import { moment, outcomeOf, progressOf, shareOf, stateOf, titleOf } from './words.js';
 
 /**
@@ -49,7 +50,8 @@ function show(id, signal) {
   byId('job-title').textContent = 'Job';
   byId('job-about').textContent = '';
   const results = createResults(part(page, '.job-results'), id);
-  const failures = createFailures(part(page, '.job-failures'), id);
+  const [failures, leftOut] = [createFailures(id), createLeftOut()];
+  part(page, '.job-results').before(failures.section, leftOut.section);
   const tell = createTeller();
   let state = '';
 
@@ -64,6 +66,7 @@ function show(id, signal) {
         showFinetune(page, job);
         results.show(job);
         failures.show(job);
+        leftOut.show(job);
         tell(job);
         if (job.state !== state) showChanges(page, job);
         state = job.state;
@@ -93,7 +96,7 @@ function showState(page, job) {
   part(page, '.badge').textContent = stateOf(job);
   part(page, '.job-progress-text').textContent = hasEnded(job) ? outcomeOf(job) : progressOf(job);
   const bar = part(page, '.job-bar', HTMLProgressElement);
-  bar.value = hasEnded(job) ? 1 : shareOf(job);
+  bar.value = job.state === 'succeeded' ? 1 : shareOf(job);
   const notes = [job.error ?? '', job.note ?? ''].filter(Boolean);
   showText(part(page, '.job-error'), notes.map(asSentence).join(' '));
 }

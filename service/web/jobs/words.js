@@ -81,6 +81,7 @@ function phaseOf({ phase, step, steps }) {
  * @param {Job} job
  */
 export function outcomeOf({ kind, counts, started, ended }) {
+  const numLeft = counts.total - settledOf(counts);
   const took = started && ended ? `took ${duration((Date.parse(ended) - Date.parse(started)) / 1000)}` : '';
   const parts =
     kind === 'captions'
@@ -88,6 +89,7 @@ export function outcomeOf({ kind, counts, started, ended }) {
           `${counts.done.toLocaleString()} captioned`,
           counts.failed ? `${counts.failed.toLocaleString()} failed` : '',
           counts.skipped ? `${counts.skipped.toLocaleString()} left as they were` : '',
+          numLeft ? `${numLeft.toLocaleString()} not done` : '',
         ]
       : [];
   return [...parts, took].filter(Boolean).join(' · ');

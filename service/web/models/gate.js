@@ -21,7 +21,8 @@ const COLUMNS = ['Figure', 'Before', 'After', 'Limit', ''];
 export function gateElement({ passed, checks, reason }) {
   const verdict = create('p', { className: `verdict ${passed ? 'is-passed' : 'is-refused'}` });
   verdict.append(create('strong', { textContent: passed ? 'Passed its gate' : 'Refused by its gate' }));
-  if (reason) verdict.append(` ${asSentence(reason)}`);
+  // The reason begins with the verdict, which is written already.
+  if (reason) verdict.append(` ${asSentence(reason.replace(/^(passed|refused): /, ''))}`);
   const scroll = create('div', { className: 'table-scroll', tabIndex: 0 }, table(checks));
   scroll.setAttribute('role', 'region');
   scroll.setAttribute('aria-label', 'Figures of the gate');

@@ -124,7 +124,7 @@ function factsOf({ stage, step, parent, origin, aliases = [], language, created,
   /** @type {[string, string][]} */
   const facts = [
     ['Comes from', origin ? (ORIGINS[origin] ?? origin) : ''],
-    ['Trained in', `stage “${stage}”, ${step.toLocaleString()} steps`],
+    ['Trained in', [`stage “${stage}”`, step > 0 ? `${step.toLocaleString()} steps` : ''].filter(Boolean).join(', ')],
     ['Started from', parent ?? ''],
     ['Also called', aliases.join(', ')],
     ['Scored by', `${scorer.name} ${scorer.revision}`],
