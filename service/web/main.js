@@ -9,7 +9,7 @@ import { modelsView } from './models/view.js';
 import { openOptions } from './options_form.js';
 import { openPhotos } from './photos/view.js';
 import { watchReadiness } from './service_state.js';
-import { currentView, openViews } from './views.js';
+import { currentView, openViews, place } from './views.js';
 
 const chosenOptions = openOptions();
 const photos = openPhotos(chosenOptions);
@@ -36,16 +36,11 @@ listenForKey(() => {
   watchReadiness();
   const entered = currentView();
   if (entered === 'photos') photos.tryWithKey();
-  else views[entered].enter?.(viewId());
+  else views[entered].enter?.(place().id);
 });
 watchReadiness();
 
 function enterJobs() {
   jobs.enter();
   jobStart.enter();
-}
-
-/** What the address names below its view. */
-function viewId() {
-  return decodeURIComponent(location.hash.split('/')[1] ?? '');
 }

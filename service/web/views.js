@@ -27,21 +27,31 @@ export function currentView() {
  */
 export function openViews(views) {
   const follow = (/** @type {boolean} */ takesFocus) => {
-    const [name, id] = placeOf(location.hash);
-    if (name in views) show(views, name, { id, takesFocus });
+    const { name, id } = place();
+    show(views, Object.hasOwn(views, name) ? name : 'photos', { id, takesFocus });
   };
   addEventListener('hashchange', () => follow(true));
+  // The address goes on saying which view is shown.
+  document.querySelector('.skip-link')?.addEventListener('click', (event) => {
+    event.preventDefault();
+    byId('main').focus();
+  });
   follow(false);
 }
 
-/**
- * @param {string} hash
- * @returns {[string, string]} the view's name, and what is shown in it
- */
-function placeOf(hash) {
-  const [name, id = ''] = hash.slice(1).split('/');
-  if (name === '' || (current === '' && name === 'main')) return ['photos', ''];
-  return name === 'jobs' && id ? ['job', decodeURIComponent(id)] : [name, id];
+/** The view that the address names, and what it names below it. */
+export function place() {
+  const [name, id = ''] = location.hash.slice(1).split('/');
+  return name === 'jobs' && id ? { name: 'job', id: decoded(id) } : { name, id };
+}
+
+/** @param {string} text */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // half an escape, from an address that was cut
+  }
 }
 
 /**

@@ -65,6 +65,14 @@ def test_every_stop_of_the_tab_key_is_visible(captions: CaptionPage, photos: dic
     pytest.fail(f"the last link was not reached within {MAX_TAB_STOPS} stops")
 
 
+def test_skip_link_leaves_the_address_of_the_view(captions: CaptionPage) -> None:
+    page = captions.page
+    page.get_by_role("link", name="Models").click()
+    page.locator(".skip-link").press("Enter")
+    expect(page.get_by_role("main")).to_be_focused()
+    assert page.url.endswith("#models")
+
+
 def test_outcome_is_announced(captions: CaptionPage, photos: dict[str, Path], text_file: Path) -> None:
     captions.pick(photos["cat"])
     best = captions.plate("cat.png").locator(".is-best .caption-text")
