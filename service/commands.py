@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
         if type(error).__name__ == _HELP_IN_PLACE:
             typer.echo(message, err=True)
             return WRONG_USE
-    except (CommandError, ServiceError) as error:
+    except (CommandError, ServiceError, OSError) as error:
         message = str(error)
     typer.echo(f"semicap: {' '.join(message.split())}", err=True)
     return WRONG_USE

@@ -20,7 +20,7 @@ from service.engine.options import CaptionOptions
 from service.engine.results import ImageCaptions
 from service.errors import ServiceError
 from service.images import ImageFacts, ImageLimits, read_pixels
-from service.offline.outputs import Output, OutputError, Record, sidecar_of
+from service.offline.outputs import LostOutputError, Output, OutputError, Record, sidecar_of
 from service.reading_ahead import read_ahead
 from service.registry import ServedModel
 
@@ -116,8 +116,8 @@ class FileCaptioning:
             for output in self.outputs:
                 if not output.has(photo):
                     output.write(photo, record)
-        except BrokenPipeError:
-            raise  # who read standard output has gone
+        except (BrokenPipeError, LostOutputError):
+            raise  # who read standard output has gone, or the disk is full
         except (EngineError, OptionError, OutputError, OSError) as error:
             self._fail(photo, error)
         else:

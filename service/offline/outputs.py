@@ -1,7 +1,10 @@
 """Where captions of files go; each output knows what it has already, so that a second run goes on."""
 
+import errno
+import fcntl
 import json
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol, TextIO
@@ -10,10 +13,16 @@ Record = dict[str, Any]
 """One photo's line: file_name, captions, image, warnings, model, date."""
 
 _BEGINNING = b'{"file_name": '
+_STDOUT = "standard output"
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class OutputError(ValueError):
     """An output that cannot be written or gone on with; the message names the file and what to do."""
+
+
+class LostOutputError(OutputError):
+    """An output that takes nothing more, such as a full disk: it ends the run."""
 
 
 class Output(Protocol):
@@ -33,6 +42,7 @@ class Output(Protocol):
 
         Raises:
             OutputError, OSError: they cannot be written here.
+            LostOutputError: nor can those of any other photo.
         """
 
     def close(self) -> None:
@@ -44,21 +54,21 @@ class JsonLines:
 
     remembers = False
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str], name: str = _STDOUT) -> None:
         self.stream = stream
+        self.name = name
 
     def has(self, photo: Path) -> bool:
         return False
 
     def write(self, photo: Path, record: Record) -> None:
         try:
-            self.stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+            _put(json.dumps(record, ensure_ascii=False) + "\n", self.stream, name=self.name)
         except UnicodeEncodeError as error:
             raise OutputError(f"its path is not text in {error.encoding.upper()}; rename it") from error
-        self.stream.flush()
 
     def close(self) -> None:
-        self.stream.flush()
+        pass
 
 
 class HumanLines:
@@ -77,18 +87,17 @@ class HumanLines:
             name = shown(photo) if index == 0 else " " * len(shown(photo))
             line = f"{name}  {caption['text']}  (CLIPScore {caption['clip_score']:.3f})\n"
             encoding = self.stream.encoding or "utf-8"
-            self.stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
-        self.stream.flush()
+            _put(line.encode(encoding, "backslashreplace").decode(encoding), self.stream, name=_STDOUT)
 
     def close(self) -> None:
-        self.stream.flush()
+        pass
 
 
 class JsonLinesFile:
     """A JSONL file that grows; a photo with a line in it is done.
 
     Raises:
-        OutputError: the file is something else; nothing in it was changed.
+        OutputError: the file is something else, or another run writes it; nothing in it was changed.
     """
 
     remembers = True
@@ -96,21 +105,31 @@ class JsonLinesFile:
     def __init__(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._done, unended = _read(path)
             stream = path.open("a", encoding="utf-8", newline="\n")
-            if unended:
-                _end_line(stream, unended, whole_bytes=path.stat().st_size - len(unended))
+            try:
+                _lock(stream, path)
+                self._done, unended = _read(path)
+                if unended:
+                    _end_line(stream, unended, whole_bytes=path.stat().st_size - len(unended))
+            except BaseException:
+                stream.close()
+                raise
         except OSError as error:
             raise OutputError(
                 f"{shown(path)} cannot be written ({error.strerror or error}); name another --output"
             ) from error
-        self._lines = JsonLines(stream)
+        self._lines = JsonLines(stream, shown(path))
 
     def has(self, photo: Path) -> bool:
         return str(photo) in self._done
 
     def write(self, photo: Path, record: Record) -> None:
-        self._lines.write(photo, record)
+        try:
+            self._lines.write(photo, record)
+        except LostOutputError as error:
+            with suppress(OSError):  # it would try once more to write the same
+                self.close()
+            raise LostOutputError(f"{error}; the same command goes on from here") from error
         self._done.add(str(photo))
 
     def close(self) -> None:
@@ -141,7 +160,10 @@ class Sidecars:
             scratch.write_text(record["captions"][0]["text"] + "\n", encoding="utf-8")
             scratch.replace(target)
         except OSError as error:
-            raise OutputError(f"{target.name} cannot be written: {error.strerror or error}") from error
+            reason = f"{target.name} cannot be written: {error.strerror or error}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise LostOutputError(f"{reason}; the same command goes on from here") from error
+            raise OutputError(reason) from error
         finally:
             with suppress(OSError):
                 scratch.unlink(missing_ok=True)
@@ -156,8 +178,29 @@ def sidecar_of(photo: Path) -> Path:
 
 
 def shown(path: Path) -> str:
-    """A path to read; bytes of its name that are not UTF-8 are escaped."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    """A path to read, in one line; bytes that are not UTF-8 and control characters are escaped."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _put(text: str, stream: IO[str], *, name: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise LostOutputError(f"{name} cannot be written ({error.strerror or error})") from error
+
+
+def _lock(stream: IO[str], path: Path) -> None:
+    """Two runs would write each photo twice, and one cut off the line that the other is writing as torn."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputError(
+            f"another run is writing {shown(path)}; wait for its end, or name another --output"
+        ) from error
 
 
 def _read(path: Path) -> tuple[set[str], bytes]:

@@ -25,7 +25,7 @@ EXTENSIONS = frozenset(
 )
 """What is taken from a folder; a file named by itself is read whatever its name.
 
-HEIC is among them where nothing here reads it, too: such a photo fails with the reason, and is not passed over.
+HEIC is among them where nothing here reads it, too: such a photo fails with the reason, is not passed over.
 """
 
 

@@ -1,5 +1,6 @@
 """`semicap caption`: every output can be gone on with, a bad file costs only itself, no text is lost."""
 
+import errno
 import io
 import json
 import os
@@ -14,7 +15,7 @@ import pytest
 
 from service.engine.options import CaptionOptions
 from service.offline.command import CaptionCommand
-from service.offline.outputs import HumanLines, JsonLinesFile, OutputError
+from service.offline.outputs import HumanLines, JsonLinesFile, LostOutputError, OutputError, Sidecars, shown
 from service.offline.photo_files import NoSuchPhotoError, find_photos
 from service.settings import Settings
 from tests.service import pictures
@@ -286,6 +287,43 @@ def test_folder_leaves_out_hidden_files_and_other_kinds(folder: Path) -> None:
 def test_path_that_names_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NoSuchPhotoError, match="nowhere"):
         find_photos([str(tmp_path / "nowhere")])
+
+
+FULL_DISK = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="there is no /dev/full")
+def test_full_disk_ends_the_run_instead_of_failing_every_photo(
+    folder: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(LostOutputError, match=r"No space left on device.*; the same command goes on"):
+        CaptionCommand((str(folder),), GREEDY, output=FULL_DISK).run(settings)
+    assert capsys.readouterr().err == ""
+
+
+def test_full_disk_of_sidecars_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(LostOutputError, match=r"a\.txt cannot be written: No space left on device; the same"):
+        Sidecars().write(tmp_path / "a.jpg", {"captions": [{"text": "A cat."}]})
+
+
+def test_file_that_another_run_writes_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "captions.jsonl"
+    first = JsonLinesFile(path)
+    path.write_text('{"file_name": "half a line')
+    with pytest.raises(OutputError, match="another run is writing"):
+        JsonLinesFile(path)
+    assert path.read_text() == '{"file_name": "half a line'
+    first.close()
+    JsonLinesFile(path).close()
+    assert path.read_text() == ""
+
+
+def test_name_with_control_characters_is_one_line_without_effect_on_the_terminal() -> None:
+    assert shown(Path("a\nb\x1b[2J\u2028é ü.jpg")) == r"a\nb\x1b[2J\u2028é ü.jpg"
 
 
 def test_photo_of_an_iphone_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:

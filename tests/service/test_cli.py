@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -40,6 +41,18 @@ def test_ctrl_c_while_the_command_is_imported_says_nothing(imported: str) -> Non
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (finished.returncode, finished.stdout, finished.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    ("redirect", "status", "said"),
+    [(">&-", 0, ""), (">/dev/full", 2, "semicap: [Errno 28] No space left on device\n")],
+)
+def test_standard_output_that_cannot_be_written_shows_no_traceback(
+    redirect: str, status: int, said: str
+) -> None:
+    command = f"{shlex.quote(sys.executable)} -m service.cli version {redirect}"
+    finished = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stderr) == (status, said)
 
 
 @pytest.mark.parametrize("group", ["jobs", "keys", "models", "train"])
