@@ -18,7 +18,7 @@ const jobs = openJobs();
 
 /** @type {Record<string, import('./views.js').View>} */
 const views = {
-  photos: { title: 'Photos', hasOptions: true },
+  photos: { title: 'Photos', hasOptions: true, keepsPlace: true },
   jobs: { title: 'Jobs', hasOptions: true, enter: enterJobs, leave: jobs.leave },
   job: { title: 'Job', ...jobView() },
   models: { title: 'Models', ...modelsView() },

@@ -6,6 +6,7 @@ import { byId } from './dom.js';
  * @typedef {object} View
  * @property {string} title in the window's title
  * @property {boolean} [hasOptions] whether caption options matter in it
+ * @property {boolean} [keepsPlace] whether coming back to it shows the part that was shown before
  * @property {(id: string) => void} [enter] is called when it is shown, with what the address names below it
  * @property {() => void} [leave]
  */
@@ -14,6 +15,8 @@ import { byId } from './dom.js';
 const PARENTS = { job: 'jobs' };
 
 let current = '';
+/** @type {Record<string, number>} how far down each view was left */
+const scrolled = {};
 
 /** The name of the view that is shown. */
 export function currentView() {
@@ -36,6 +39,7 @@ export function openViews(views) {
     event.preventDefault();
     byId('main').focus();
   });
+  history.scrollRestoration = 'manual'; // the browser would restore it while the other view is shown
   follow(false);
 }
 
@@ -61,13 +65,17 @@ function decoded(text) {
  */
 function show(views, name, { id, takesFocus }) {
   views[current]?.leave?.();
+  scrolled[current] = scrollY;
   current = name;
-  const { title, hasOptions = false, enter } = views[name];
+  const { title, hasOptions = false, keepsPlace = false, enter } = views[name];
   document.title = `${title} · semicap`;
   byId('options').hidden = !hasOptions;
   for (const one of Object.keys(views)) byId(`view-${one}`).hidden = one !== name;
   markLinks(PARENTS[/** @type {keyof typeof PARENTS} */ (name)] ?? name);
-  if (takesFocus) focusOn(byId(`view-${name}`));
+  if (takesFocus) {
+    scrollTo(0, keepsPlace ? (scrolled[name] ?? 0) : 0);
+    focusOn(byId(`view-${name}`));
+  }
   enter?.(id);
 }
 
@@ -81,7 +89,6 @@ function markLinks(name) {
 
 /** @param {HTMLElement} view */
 function focusOn(view) {
-  scrollTo(0, 0);
   const heading = /** @type {HTMLElement | null} */ (view.querySelector('[tabindex="-1"]'));
   (heading ?? byId('main')).focus({ preventScroll: true });
 }

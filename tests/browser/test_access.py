@@ -73,6 +73,22 @@ def test_skip_link_leaves_the_address_of_the_view(captions: CaptionPage) -> None
     assert page.url.endswith("#models")
 
 
+def test_coming_back_to_the_photos_shows_where_one_was(
+    captions: CaptionPage, photos: dict[str, Path]
+) -> None:
+    captions.pick(*photos.values(), *photos.values())
+    captions.wait_until_settled()
+    sixth = captions.plates.nth(5).locator(".file-name")
+    sixth.scroll_into_view_if_needed()
+    captions.page.get_by_role("link", name="Models").click()
+    expect(captions.page.get_by_role("heading", name="Models", exact=True)).to_be_in_viewport()
+    captions.page.go_back()
+    expect(sixth).to_be_in_viewport()
+    captions.page.go_forward()
+    captions.page.get_by_role("link", name="Photos").click()
+    expect(sixth).to_be_in_viewport()
+
+
 def test_outcome_is_announced(captions: CaptionPage, photos: dict[str, Path], text_file: Path) -> None:
     captions.pick(photos["cat"])
     best = captions.plate("cat.png").locator(".is-best .caption-text")

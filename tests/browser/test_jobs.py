@@ -199,7 +199,11 @@ def test_sending_takes_nobody_out_of_another_view_but_asks_before_the_page_is_le
     jobs: JobPage, many: list[Path], worker: InlineWorker
 ) -> None:
     held: list[Route] = []
-    jobs.page.route("**/v1/datasets", lambda route: held.append(route), times=1)
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    jobs.page.route("**/v1/datasets", hold, times=1)
     jobs.choose(many[0])
     jobs.press("Start job")
     expect(jobs.page.locator("#job-start-state")).to_have_text("Sending")
