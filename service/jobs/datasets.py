@@ -51,8 +51,8 @@ class DatasetWriter:
         """Keeps the photo's bytes and lists it."""
         digest = hashlib.sha256(data).hexdigest()
         key = image_key(digest)
-        if not self._store.create(key, data) and _is_old(self._store.modified(key)):
-            self._store.put(key, data)  # young again: retention leaves it until this dataset is there
+        if _is_old(self._store.modified(key)):
+            self._store.put(key, data)  # young, also again: retention leaves it until this dataset is there
         self.add(Item(name=name, num_bytes=len(data), sha256=digest))
 
     def add_captions(self, pieces: Iterable[bytes]) -> None:

@@ -72,12 +72,15 @@ class ArtifactStore:
             obstore.put(self._objects, key, data, use_multipart=False)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Writes the object where there is none; whether it did."""
+        """Writes the object where there is none; whether this data is there now.
+
+        Asked again, after an answer that was lost, a bucket says of what it has written that it was there.
+        """
         try:
             with _failures(key):
                 obstore.put(self._objects, key, data, mode="create", use_multipart=False)
         except FileExistsError:
-            return False
+            return self.get(key) == data
         return True
 
     def write(self, key: str, parts: Iterable[bytes]) -> int:

@@ -29,6 +29,8 @@ def parts(broker: RunningBroker, tmp_path: Path) -> Iterator[JobParts]:
     parts = JobParts.build(Settings(data_dir=tmp_path / "data", redis_url=broker.url))
     yield parts
     parts.close()
+    broker.start()  # where the test has ended it
+    broker.flush()  # whoever comes next finds no message of this store
 
 
 def photo(number: int = 0) -> bytes:

@@ -1,4 +1,4 @@
-"""A bucket for tests: what S3's protocol needs for listing and reading, over a real socket."""
+"""A bucket for tests: what S3's protocol needs for listing, reading and small writes, over a real socket."""
 
 import hashlib
 import threading
@@ -16,13 +16,27 @@ PAGE = 3
 
 
 class S3(ThreadingHTTPServer):
-    """Objects of one bucket; `denied` are keys that nobody may read."""
+    """Objects of one bucket; `denied` are keys that nobody may read.
+
+    The next write of a key in `unanswered` is made and answered as failed.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, bytes] = {}
         self.denied: set[str] = set()
+        self.unanswered: set[str] = set()
         self.modified: dict[str, int] = {}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What leads obstore's s3:// here."""
+        return {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.server_port}",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_SKIP_SIGNATURE": "true",
+            "AWS_REGION": "us-east-1",
+        }
 
     def put(self, key: str, data: bytes) -> None:
         """Writes an object, a minute later than what was there."""
@@ -51,10 +65,18 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.do_GET()
 
+    def do_PUT(self) -> None:
+        _, key, _ = self._asked()
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["If-None-Match"] == "*" and key in self.server.objects:
+            self._answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+            return
+        self.server.put(key, data)
+        self._answer(500 if key in self.server.unanswered else 200, b"")
+        self.server.unanswered.discard(key)
+
     def do_GET(self) -> None:
-        parts = urlsplit(self.path)
-        _, bucket, *rest = unquote(parts.path).split("/", 2)
-        key, query = rest[0] if rest else "", parse_qs(parts.query)
+        bucket, key, query = self._asked()
         if bucket != BUCKET:
             self._answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")
         elif not key:
@@ -67,13 +89,19 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
 
+    def _asked(self) -> tuple[str, str, dict[str, list[str]]]:
+        """Bucket, key and query."""
+        parts = urlsplit(self.path)
+        _, bucket, *rest = unquote(parts.path).split("/", 2)
+        return bucket, rest[0] if rest else "", parse_qs(parts.query)
+
     def _answer(self, status: int, body: bytes, *, modified: int = 0) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Last-Modified", formatdate(modified, usegmt=True))
         self.send_header("ETag", hashlib.sha256(body).hexdigest())
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:

@@ -25,12 +25,7 @@ ROOT = "s3://photos/2024"
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     """A bucket with seven photos below `2024`, and what is none of the job's business."""
     with running_s3() as server:
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_SKIP_SIGNATURE": "true",
-            "AWS_REGION": "us-east-1",
-        }.items():
+        for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         for number in range(7):
             server.put(f"2024/{'deep/' * (number % 2)}{number:04d}.jpg", photo(number))

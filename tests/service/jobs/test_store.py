@@ -14,6 +14,7 @@ from service.jobs.parts import JobParts
 from service.jobs.store import ArtifactStore
 from tests.service.jobs.conftest import job_on, uploaded
 from tests.service.jobs.fakes import InlineWorker
+from tests.service.jobs.s3 import running_s3
 
 
 @pytest.fixture(params=["memory:///", "folder"])
@@ -59,6 +60,17 @@ def test_create_leaves_what_is_there(store: ArtifactStore) -> None:
     assert store.get("a/b") == b"first"
     store.put("a/b", b"third")
     assert (store.get("a/b"), store.size("a/b")) == (b"third", 5)
+
+
+def test_write_of_which_the_answer_was_lost_has_been_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_s3() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        store = ArtifactStore.open("s3://photos/store")
+        server.unanswered = {"store/a"}
+        assert store.create("a", b"mine")
+        assert not store.create("a", b"another's")
+        assert store.get("a") == b"mine"
 
 
 def test_what_is_not_there_is_none_and_deleting_it_no_error(store: ArtifactStore) -> None:
