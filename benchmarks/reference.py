@@ -35,7 +35,7 @@ from training.folders import METADATA
 from training.loop import train
 from training.run import read_step
 from training.stage import Losses, Stage
-from training.supervised import build_supervised, starting_point
+from training.supervised import build_supervised
 from training.unsupervised import build_unsupervised
 
 RECIPE = Path("training/recipes/reference")
@@ -156,11 +156,12 @@ def _run_stage(arguments: argparse.Namespace, work: Path) -> Mapping[str, Any]:
 
 
 def _build(config: SupervisedConfig | UnsupervisedConfig, places: Places) -> Stage:
+    device = distributed.start(config.loop.device)
     if isinstance(config, UnsupervisedConfig):
-        return build_unsupervised(config, places, Problems(), device=distributed.start(config.loop.device))
+        return build_unsupervised(config, places, Problems(), device=device)
     decoder = replace(config.model.decoder, pretrained=None, gpt2_files="gpt2")
     config = replace(config, model=replace(config.model, clip="clip", clip_pretrained=None, decoder=decoder))
-    return build_supervised(starting_point(config, places), config, places, Problems())
+    return build_supervised(config, places, Problems(), device=device)
 
 
 class TimedStage:

@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from training.command_errors import errors_in_one_line
-from training.config import STAGES, Places
+from training.config import Places
 from training.dry_run import DryRun, dry_run
 from training.evaluate_command import evaluate
 from training.experiment import run_experiment
 from training.run import dry_run_recipe, read_step, run_recipe, run_step
+from training.stages import STAGES, StageEntry
 from training.toml_reader import TrainingConfigError, setting_lines
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="settings of the step")]
@@ -30,87 +31,33 @@ train_app = typer.Typer(
 )
 
 
-@train_app.command("tokenizer")
-def train_tokenizer(
-    config: ConfigFile, data: DataRoot, out: OutFolder, overrides: Overrides = None, resume: Resume = False
-) -> None:
-    """Learn a small vocabulary in CLIP's format from captions."""
-    _train("tokenizer", config, Places(data, out), overrides or [], resume=resume)
+def _add_stage(name: str, entry: StageEntry) -> None:
+    """One command for each kind of step, all alike."""
+
+    @train_app.command(
+        name,
+        help=entry.about,
+        epilog=f"Example: semicap train {name} my-{name}.toml --data PHOTOS --out runs/mine",
+    )
+    def train(
+        config: ConfigFile,
+        data: DataRoot,
+        out: OutFolder,
+        overrides: Overrides = None,
+        resume: Resume = False,
+        is_dry: DryRunOption = False,
+    ) -> None:
+        with errors_in_one_line():
+            _, settings = read_step(config, overrides or [], expected=name)
+            if is_dry:
+                _show_dry_runs([dry_run(name, settings, Places(data, out))])
+                return
+            result = run_step(settings, Places(data, out), resume=resume)
+            Console().print(f"{name} finished: {result}", highlight=False, soft_wrap=True)
 
 
-@train_app.command("text")
-def train_text(
-    config: ConfigFile,
-    data: DataRoot,
-    out: OutFolder,
-    overrides: Overrides = None,
-    resume: Resume = False,
-    is_dry: DryRunOption = False,
-) -> None:
-    """Start a small CLIP and a decoder on captions alone."""
-    train = _dry_run if is_dry else _train
-    train("text", config, Places(data, out), overrides or [], resume=resume)
-
-
-@train_app.command("joint")
-def train_joint(
-    config: ConfigFile,
-    data: DataRoot,
-    out: OutFolder,
-    overrides: Overrides = None,
-    resume: Resume = False,
-    is_dry: DryRunOption = False,
-) -> None:
-    """Go on with both from the pixels of labelled photos."""
-    train = _dry_run if is_dry else _train
-    train("joint", config, Places(data, out), overrides or [], resume=resume)
-
-
-@train_app.command("pseudo")
-def train_pseudo(
-    config: ConfigFile,
-    data: DataRoot,
-    out: OutFolder,
-    overrides: Overrides = None,
-    is_dry: DryRunOption = False,
-) -> None:
-    """Lend unlabelled photos captions of other photos.
-
-    They name what is surely in the photo.
-    """
-    train = _dry_run if is_dry else _train
-    train("pseudo", config, Places(data, out), overrides or [], resume=False)
-
-
-@train_app.command("supervised")
-def train_supervised(
-    config: ConfigFile,
-    data: DataRoot,
-    out: OutFolder,
-    overrides: Overrides = None,
-    resume: Resume = False,
-    is_dry: DryRunOption = False,
-) -> None:
-    """Stage 1: learn to caption from labelled photos."""
-    train = _dry_run if is_dry else _train
-    train("supervised", config, Places(data, out), overrides or [], resume=resume)
-
-
-@train_app.command(
-    "unsupervised",
-    epilog="Example: semicap train unsupervised my-stage2.toml --data PHOTOS --out runs/mine",
-)
-def train_unsupervised(
-    config: ConfigFile,
-    data: DataRoot,
-    out: OutFolder,
-    overrides: Overrides = None,
-    resume: Resume = False,
-    is_dry: DryRunOption = False,
-) -> None:
-    """Stage 2: go on from unlabelled photos, by CLIP similarity."""
-    train = _dry_run if is_dry else _train
-    train("unsupervised", config, Places(data, out), overrides or [], resume=resume)
+for stage_name, stage_entry in STAGES.items():
+    _add_stage(stage_name, stage_entry)
 
 
 @train_app.command(
@@ -157,22 +104,9 @@ def show_settings(stage: Annotated[str, typer.Argument(help=", ".join(STAGES))])
         if stage not in STAGES:
             raise TrainingConfigError("stage", [f"{stage!r} is not one of {', '.join(STAGES)}"])
         table = Table("setting", "default", "meaning", box=None)
-        for line in setting_lines(STAGES[stage]):
+        for line in setting_lines(STAGES[stage].config):
             table.add_row(line.key, str(line.default), line.doc)
         Console().print(table, highlight=False, markup=False)
-
-
-def _train(stage: str, config: Path, places: Places, overrides: list[str], *, resume: bool) -> None:
-    with errors_in_one_line():
-        _, settings = read_step(config, overrides, expected=stage)
-        result = run_step(settings, places, resume=resume)
-        Console().print(f"{stage} finished: {result}", highlight=False, soft_wrap=True)
-
-
-def _dry_run(stage: str, config: Path, places: Places, overrides: list[str], *, resume: bool) -> None:
-    with errors_in_one_line():
-        _, settings = read_step(config, overrides, expected=stage)
-        _show_dry_runs([dry_run(stage, settings, places)])
 
 
 def _show_dry_runs(runs: Sequence[DryRun]) -> None:

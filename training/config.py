@@ -1,7 +1,7 @@
 """The settings of every training step: one frozen dataclass a step, one documented line a field."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -66,7 +66,7 @@ class TextConfig:
     arXiv 2211.00575 prepares it for images, whose embeddings never match a caption's.
     """
 
-    tokenizer: str = setting("", "merges file of a new CLIP, relative to the folder of runs; empty: CLIP's own vocabulary")
+    tokenizer: str = setting("", "merges file of a new CLIP, relative to the folder of runs; empty: CLIP's own vocabulary", names="result")
     frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (clip., decoder., …); CLIP's image tower never is")
     captioning: float = setting(1.0, "weight of the cross-entropy of captions written from another's embedding", low=0.0)
     contrastive: float = setting(1.0, "weight of finding the other caption of the same photo in the batch", low=0.0)
@@ -88,7 +88,7 @@ class TextConfig:
 class JointConfig:
     """CLIP and captioner learn together from the pixels of labelled photos (CoCa, arXiv 2205.01917)."""
 
-    init: str = setting(doc="checkpoint to start from, relative to the folder of runs")
+    init: str = setting(doc="checkpoint to start from, relative to the folder of runs", names="result")
     frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (clip.model.visual.trunk.conv_stem, …)")
     captioning: float = setting(1.0, "weight of the captions' cross-entropy", low=0.0)
     contrastive: float = setting(0.5, "weight of InfoNCE between photos and captions (arXiv 2103.00020)", low=0.0)
@@ -114,7 +114,7 @@ class JointConfig:
 class SupervisedConfig:
     """Stage 1: next-token cross-entropy on labelled pairs (arXiv 2306.15111)."""
 
-    init: str = setting("", "checkpoint to start from, of either stage, relative to the folder of runs; empty: [model]")
+    init: str = setting("", "checkpoint to start from, of either stage, relative to the folder of runs; empty: [model]", names="result")
     frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (decoder., mapping.); CLIP never is")
     activation_checkpointing: bool = setting(False, "the decoder's layers compute their activations again for the gradient: less memory, more time (docs/reference.md)")
     captioning: float = setting(1.0, "weight of the captions' cross-entropy", low=0.0)
@@ -141,7 +141,7 @@ class SupervisedConfig:
 class UnsupervisedConfig:
     """Stage 2: unlabelled images, similarity of generated captions as reward (arXiv 2306.15111)."""
 
-    init: str = setting(doc="checkpoint to start from, of either stage, relative to the folder of runs")
+    init: str = setting(doc="checkpoint to start from, of either stage, relative to the folder of runs", names="result")
     frozen: tuple[str, ...] = setting((), "parameters whose name starts so are not trained (decoder., mapping.); CLIP never is")
     activation_checkpointing: bool = setting(False, "the decoder's layers compute their activations again for the gradient: less memory, more time (docs/reference.md)")
     replay_images: int = setting(16, "labelled images in each step's replay", low=1)
@@ -165,8 +165,8 @@ class UnsupervisedConfig:
 class PseudoConfig:
     """Pseudo-captions: unlabelled photos get captions of other photos that name what is surely in them (docs/data.md)."""
 
-    clip: str = setting(doc="CLIP folder that picks among the captions, relative to the folder of runs (3-joint/model/clip)")
-    classifier: str = setting("towers/squeezenet1_1.imagenet.safetensors", "torchvision's SqueezeNet 1.1 with its ImageNet classifier, relative to the data root")
+    clip: str = setting(doc="CLIP folder that picks among the captions, relative to the folder of runs (3-joint/model/clip)", names="result")
+    classifier: str = setting("towers/squeezenet1_1.imagenet.safetensors", "torchvision's SqueezeNet 1.1 with its ImageNet classifier, relative to the data root", names="file")
     caption_sources: tuple[str, ...] = setting((), "`source` of the lines of data.text that are used (coco-30k); empty: all. Best are captions of photos like these")
     prior: float = setting(0.75, "how far things become as likely as captions name them, where the classifier takes all classes for alike: 0 not, 1 wholly", low=0.0, high=1.0)
     min_confidence: float = setting(0.5, "a photo in which the classifier is less sure of every thing gets no captions", low=0.01, high=1.0)
@@ -182,7 +182,7 @@ class PseudoConfig:
 class AverageConfig:
     """The mean of the weights of checkpoints that began as one (arXiv 2203.05482)."""
 
-    checkpoints: tuple[str, ...] = setting(doc="checkpoints to average, relative to the folder of runs; one that is named twice counts twice")
+    checkpoints: tuple[str, ...] = setting(doc="checkpoints to average, relative to the folder of runs; one that is named twice counts twice", names="result")
     stored_dtype: Literal["float32", "float16"] = setting("float16", "of mapping and decoder in the checkpoint; float16 halves it")
 
     def __post_init__(self) -> None:
@@ -194,10 +194,10 @@ class AverageConfig:
 class ReleaseConfig:
     """The model card: what the stages measure on the same photos."""
 
-    checkpoints: tuple[str, ...] = setting(doc="checkpoints to measure, relative to the folder of runs; the last one is released")
+    checkpoints: tuple[str, ...] = setting(doc="checkpoints to measure, relative to the folder of runs; the last one is released", names="result")
     validation: str = setting(doc="labelled folder, never trained on, relative to the data root")
     num_beams: int = setting(4, "1: greedy", low=1, high=16)
-    second_scorer: str = setting(SHIPPED, "CLIP folder of an independent scorer, relative to the folder of runs; shipped: ours")
+    second_scorer: str = setting(SHIPPED, "CLIP folder of an independent scorer, relative to the folder of runs; shipped: ours", names="result")
     about: str = setting("", "Markdown that the card begins with")
 
     def __post_init__(self) -> None:
@@ -207,26 +207,8 @@ class ReleaseConfig:
 # fmt: on
 
 
-StageConfig = (
-    TokenizerConfig
-    | TextConfig
-    | JointConfig
-    | PseudoConfig
-    | SupervisedConfig
-    | UnsupervisedConfig
-    | AverageConfig
-    | ReleaseConfig
-)
-STAGES: Mapping[str, type[StageConfig]] = {
-    "tokenizer": TokenizerConfig,
-    "text": TextConfig,
-    "joint": JointConfig,
-    "pseudo": PseudoConfig,
-    "supervised": SupervisedConfig,
-    "unsupervised": UnsupervisedConfig,
-    "average": AverageConfig,
-    "release": ReleaseConfig,
-}
+TrainedConfig = TextConfig | JointConfig | SupervisedConfig | UnsupervisedConfig
+StageConfig = TokenizerConfig | TrainedConfig | PseudoConfig | AverageConfig | ReleaseConfig
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class TowersConfig:
     name: str = setting("semicap-clip", "what reports call this scorer")
     embed_dim: int = setting(256, "width of the shared embedding", low=8)
     image_tower: str = setting("mobilenetv2_100", "timm model name")
-    image_weights: str = setting("", "safetensors of ImageNet weights, relative to the data root; empty: random")
+    image_weights: str = setting("", "safetensors of ImageNet weights, relative to the data root; empty: random", names="file")
     image_size: int = setting(224, "edge of the input square in pixels", low=32)
     image_projection: Literal["linear", "mlp"] = setting("linear", "from pooled features to the embedding")
     resize_mode: Literal["squash", "shortest"] = setting("squash", "how photos become square; squash as the Flickr8k photos were")
@@ -115,7 +115,7 @@ class DecoderShape:
     """The decoder of a new captioner; its vocabulary size comes from its tokenizer."""
 
     vocabulary: Literal["clip", "gpt2"] = setting("clip", "clip: the ids that the text tower reads; gpt2: GPT-2's byte-level BPE")
-    gpt2_files: str = setting("", "folder with vocab.json and merges.txt, relative to the data root; empty: those of `pretrained`, from the hub")
+    gpt2_files: str = setting("", "folder with vocab.json and merges.txt, relative to the data root; empty: those of `pretrained`, from the hub", names="file")
     pretrained: str | None = setting(None, "transformers' name of GPT-2 weights to start from")
     width: int = setting(384, "as in GPT-2 (768 for its small size)", low=8)
     layers: int = setting(6, "as in GPT-2 (12)", low=1)
@@ -129,7 +129,7 @@ class CaptionerShape:
     """A new captioner; ignored when `init` names a checkpoint."""
 
     name: str = setting("semicap", "model name in answers and reports")
-    clip: str = setting("", "CLIP folder relative to the folder of runs, or an open_clip name (ViT-B-32, hf-hub:owner/name); stage text takes its [towers] when empty")
+    clip: str = setting("", "CLIP folder relative to the folder of runs, or an open_clip name (ViT-B-32, hf-hub:owner/name); stage text takes its [towers] when empty", names="result")
     clip_pretrained: str | None = setting(None, "open_clip's weights tag for an open_clip name")
     max_tokens: int = setting(40, "longest caption in tokens, without end-of-text", low=1)
     mapping: MappingConfig = part(MappingConfig)
@@ -142,7 +142,7 @@ class EvaluationConfig:
 
     num_beams: int = setting(1, "1: greedy, the cheapest; the final report may use more", low=1, high=16)
     batch_size: int = setting(64, "images decoded together", low=1)
-    second_scorer: str = setting(SHIPPED, "CLIP folder of an independent scorer, relative to the folder of runs; shipped: ours")
+    second_scorer: str = setting(SHIPPED, "CLIP folder of an independent scorer, relative to the folder of runs; shipped: ours", names="result")
     max_images: int = setting(200, "validation images in each evaluation; 0: all", low=0)
 
 

@@ -3,11 +3,10 @@
 import io
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,35 +14,24 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from training import distributed
-from training.config import (
-    JointConfig,
-    Places,
-    StageConfig,
-    SupervisedConfig,
-    TextConfig,
-    UnsupervisedConfig,
-)
+from training.config import Places, StageConfig, TextConfig, TrainedConfig, UnsupervisedConfig
 from training.data import Problems, read_caption_groups
 from training.disk import WriteError, free_bytes
 from training.inputs import check_inputs
-from training.joint import build_joint
 from training.kept_settings import setting_faults
 from training.labelled import read_labelled
 from training.loop import RESULT, STATES, TrainingDivergedError, train
 from training.order import total_steps
 from training.shards import UNREADABLE_INDEX
 from training.sources import read_captioned_sources
-from training.stage import Stage
+from training.stages import entry_of
 from training.state import KEPT_STATES
-from training.supervised import build_supervised, starting_point
-from training.text import build_text
-from training.unsupervised import build_unsupervised, read_unlabelled
+from training.unsupervised import read_unlabelled
 
 SEEN_VALIDATION = 4
 """Validation photos that a dry run captions: enough to know the names of the figures."""
 
 GB = 1e9
-TrainedConfig = TextConfig | JointConfig | SupervisedConfig | UnsupervisedConfig
 
 
 @dataclass(frozen=True)
@@ -142,7 +130,10 @@ def measure_need(config: TrainedConfig, places: Places, num_photos: int, problem
     """
     with tempfile.TemporaryDirectory() as scratch, redirect_stdout(io.StringIO()):
         few = Places(places.data, Path(scratch) / "run", runs=places.runs or places.out.parent)
-        stage = _build(_with_few_photos(config), few, problems)
+        build = entry_of(config).build
+        assert build is not None
+        device = distributed.start(config.loop.device)
+        stage = build(_with_few_photos(config), few, problems, device=device)
         loop = replace(config.loop, max_steps=1, accumulate=1)
         with activations() as kept:
             train(stage, optim=config.optim, loop=loop, out=few.out, resume=False)
@@ -215,18 +206,6 @@ def _num_items(config: TrainedConfig, places: Places, problems: Problems) -> int
         return len(read_labelled(data, places, problems))
     labelled = len(read_captioned_sources(places.sources(data.labelled), problems)) if data.labelled else 0
     return labelled + len(read_caption_groups([places.data / file for file in data.text], problems))
-
-
-def _build(config: TrainedConfig, places: Places, problems: Problems) -> Stage:
-    if isinstance(config, SupervisedConfig):
-        return build_supervised(starting_point(config, places), config, places, problems)
-    device = distributed.start(config.loop.device)
-    builders: dict[type[Any], Callable[..., Stage]] = {
-        TextConfig: build_text,
-        JointConfig: build_joint,
-        UnsupervisedConfig: build_unsupervised,
-    }
-    return builders[type(config)](config, places, problems, device=device)
 
 
 def _with_few_photos(config: TrainedConfig) -> TrainedConfig:

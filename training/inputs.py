@@ -8,22 +8,12 @@ import open_clip
 
 from models.clip_folder import HUB_PREFIX
 from models.manifest import CheckpointError, read_manifest
-from training.config import (
-    RUNS,
-    AverageConfig,
-    JointConfig,
-    Places,
-    PseudoConfig,
-    ReleaseConfig,
-    StageConfig,
-    SupervisedConfig,
-    TextConfig,
-    UnsupervisedConfig,
-)
+from training.config import RUNS, AverageConfig, Places, ReleaseConfig, StageConfig, TextConfig
 from training.config_parts import SHIPPED, DataConfig
 from training.data import DataError, Problems, read_texts
 from training.evaluate import read_photos_to_judge
 from training.sources import Source, read_captioned_sources, read_image_sources
+from training.toml_reader import Named, paths_named
 
 
 @dataclass
@@ -52,7 +42,7 @@ def check_inputs(config: StageConfig, places: Places, *, earlier: Collection[str
     inputs = Inputs()
     for setting, relative in _results_read(config):
         _check_result(setting, relative, places, earlier, inputs)
-    for setting, relative in _files_read(config):
+    for setting, relative in _read_paths(config, "file"):
         found = (places.data / relative).exists()
         inputs.rows.append((setting, f"{relative}: {'found' if found else 'missing'}"))
         if not found:
@@ -76,38 +66,23 @@ def _data_of(config: StageConfig) -> DataConfig:
 
 
 def _results_read(config: StageConfig) -> Iterator[tuple[str, str]]:
-    named: list[tuple[str, str]] = []
-    if isinstance(config, PseudoConfig):
-        named = [("clip", config.clip)]
-    elif isinstance(config, TextConfig):
-        named = [("tokenizer", config.tokenizer), ("model.clip", config.model.clip)]
-    elif isinstance(config, JointConfig):
-        named = [("init", config.init)]
-    elif isinstance(config, SupervisedConfig | UnsupervisedConfig):
-        named = [("init", config.init), ("evaluation.second_scorer", config.evaluation.second_scorer)]
-        if isinstance(config, SupervisedConfig) and not config.init:
-            named.append(("model.clip", config.model.clip))
-    elif isinstance(config, AverageConfig | ReleaseConfig):
-        named = [("checkpoints", checkpoint) for checkpoint in config.checkpoints]
-        if isinstance(config, ReleaseConfig):
-            named.append(("second_scorer", config.second_scorer))
+    yield from (named for named in _read_paths(config, "result") if named[1] != SHIPPED)
     data = _data_of(config)
     for key, sources in (
         ("data.labelled", data.labelled),
         ("data.unlabelled", data.unlabelled),
         ("data.validation", (data.validation,)),
     ):
-        named += [(key, name.removeprefix(RUNS)) for name in sources if name.startswith(RUNS)]
-    yield from ((setting, relative) for setting, relative in named if relative not in ("", SHIPPED))
+        yield from ((key, name.removeprefix(RUNS)) for name in sources if name.startswith(RUNS))
 
 
-def _files_read(config: StageConfig) -> Iterator[tuple[str, str]]:
-    if isinstance(config, TextConfig) and config.towers.image_weights and not config.model.clip:
-        yield "towers.image_weights", config.towers.image_weights
-    if isinstance(config, SupervisedConfig) and config.model.decoder.gpt2_files and not config.init:
-        yield "model.decoder.gpt2_files", config.model.decoder.gpt2_files
-    if isinstance(config, PseudoConfig):
-        yield "classifier", config.classifier
+def _read_paths(config: StageConfig, names: Named) -> Iterator[tuple[str, str]]:
+    """Without those of a new model or new towers, where the step starts from some that are there."""
+    for key, path in paths_named(config, names):
+        has_model = key.startswith("model.") and bool(getattr(config, "init", ""))
+        has_towers = key.startswith("towers.") and isinstance(config, TextConfig) and bool(config.model.clip)
+        if not has_model and not has_towers:
+            yield key, path
 
 
 def _check_result(

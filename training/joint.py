@@ -17,7 +17,7 @@ from training.evaluate import read_photos_to_judge
 from training.features import FeatureStore, normalised
 from training.labelled import captions_loss, draw_captions, encode_captions
 from training.lazy import Chosen
-from training.loop import TrainingResult, train
+from training.loop import TrainingResult, build_and_train
 from training.losses import contrastive_loss
 from training.metrics import encode_texts
 from training.optim import freeze
@@ -161,10 +161,7 @@ class PixelPairs:
 
 def run_joint(config: JointConfig, places: Places, problems: Problems, *, resume: bool) -> TrainingResult:
     """The stage from its configuration to its checkpoint."""
-    device = distributed.start(config.loop.device)
-    with distributed.first_rank_first(), problems.reported(places.out):
-        stage = build_joint(config, places, problems, device=device)
-    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+    return build_and_train(build_joint, config, places, problems, resume=resume)
 
 
 def build_joint(

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,9 @@ from torch import nn
 
 from training import distributed
 from training.autocast import autocast
+from training.config import Places, TrainedConfig
 from training.config_parts import LoopConfig, OptimConfig
+from training.data import Problems
 from training.disk import WriteError, clear_leftovers, writing
 from training.journal import Journal, open_journal
 from training.optim import WeightAverage, build_optimizer, largest, lr_share, optimized
@@ -27,6 +29,10 @@ SECONDS = "seconds"
 
 class TrainingDivergedError(RuntimeError):
     """The loss or its gradient is no longer a number; the last good state is on disk."""
+
+
+Build = Callable[..., Stage]
+"""Makes a stage of its configuration, places, problems and device: build_supervised and its like."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,23 @@ def train(stage: Stage, *, optim: OptimConfig, loop: LoopConfig, out: Path, resu
         WriteError: the disk is full.
     """
     return _Run(stage, optim, loop, out).start(resume=resume)
+
+
+def build_and_train(
+    build: Build, config: TrainedConfig, places: Places, problems: Problems, *, resume: bool
+) -> TrainingResult:
+    """A stage from its configuration to its result; the first process reads and encodes, the others find it.
+
+    Raises:
+        As `build` and `train`; TrainingConfigError where loop.best_by has nothing to measure.
+    """
+    best_by = config.loop.best_by
+    if best_by and not config.data.validation:
+        raise TrainingConfigError("loop.best_by", [f"is {best_by!r}, which needs data.validation"])
+    device = distributed.start(config.loop.device)
+    with distributed.first_rank_first(), problems.reported(places.out):
+        stage = build(config, places, problems, device=device)
+    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
 
 
 class _Run:

@@ -15,6 +15,7 @@ from torch import Tensor
 from models.clip import ClipEncoder
 from models.clip_folder import LOCAL_PREFIX
 from models.config import ClipConfig
+from training import distributed
 from training.caption_choice import CaptionChooser, CaptionPool, Choice, photo_key
 from training.classifier import class_probabilities, load_classifier
 from training.config import Places, PseudoConfig
@@ -29,12 +30,13 @@ from training.sources import read_image_sources
 SUMMARY = "summary.json"
 
 
-def run_pseudo(config: PseudoConfig, places: Places, problems: Problems, *, device: torch.device) -> Path:
+def run_pseudo(config: PseudoConfig, places: Places, problems: Problems) -> Path:
     """Writes metadata.jsonl, which `runs:STEP` in data.labelled reads, and summary.json; returns the first.
 
     Raises:
         DataError: no caption names a thing that the classifier knows, or it is sure of nothing in any photo.
     """
+    device = distributed.start(config.device)
     lexicon = read_imagenet_lexicon()
     clip = ClipEncoder.load(ClipConfig(f"{LOCAL_PREFIX}{places.run(config.clip)}")).eval().to(device)
     pool = _read_pool(config, places, lexicon, clip, problems)

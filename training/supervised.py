@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training import distributed
 from training.config import Places, SupervisedConfig
 from training.data import Problems
 from training.labelled import CaptionPairs, captions_loss, read_pairs
-from training.loop import TrainingResult, train
+from training.loop import TrainingResult, build_and_train
 from training.order import seed_at
 from training.self_critical import SelfCritical
 from training.stage import Losses
@@ -20,7 +19,7 @@ from training.starting import (
     from_checkpoint,
     from_shape,
 )
-from training.validation import Validation, check_best_by, read_validation
+from training.validation import Validation, read_validation
 
 
 class SupervisedStage:
@@ -72,25 +71,18 @@ def run_supervised(
     config: SupervisedConfig, places: Places, problems: Problems, *, resume: bool
 ) -> TrainingResult:
     """Stage 1 from its configuration to its checkpoint."""
-    check_best_by(config.loop.best_by, config.data)
-    origin = starting_point(config, places)
-    with distributed.first_rank_first(), problems.reported(places.out):
-        stage = build_supervised(origin, config, places, problems)
-    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
-
-
-def starting_point(config: SupervisedConfig, places: Places) -> Origin:
-    """The checkpoint that the configuration names, or a new captioner."""
-    device = distributed.start(config.loop.device)
-    if config.init:
-        return from_checkpoint(places.run(config.init), device=device)
-    return from_shape(config.model, places, seed=seed_at(0, seed=config.loop.seed), device=device)
+    return build_and_train(build_supervised, config, places, problems, resume=resume)
 
 
 def build_supervised(
-    origin: Origin, config: SupervisedConfig, places: Places, problems: Problems
+    config: SupervisedConfig, places: Places, problems: Problems, *, device: torch.device
 ) -> SupervisedStage:
-    """The stage with its photos and captions read."""
+    """The stage with its starting checkpoint, or a new captioner, and its photos and captions read."""
+    origin = (
+        from_checkpoint(places.run(config.init), device=device)
+        if config.init
+        else from_shape(config.model, places, seed=seed_at(0, seed=config.loop.seed), device=device)
+    )
     if config.cider > 0:
         check_decoder_writes(origin.captioner, config.rollout)
     pairs = read_pairs(origin.captioner, config.data, places, problems)

@@ -17,7 +17,7 @@ from training.config import Places, TextConfig
 from training.config_parts import DataConfig
 from training.data import Problems, read_caption_groups
 from training.labelled import captions_loss, draw_captions, encode_texts
-from training.loop import TrainingResult, train
+from training.loop import TrainingResult, build_and_train
 from training.losses import contrastive_loss
 from training.optim import freeze
 from training.order import seed_at
@@ -127,10 +127,7 @@ class TextLosses:
 
 def run_text(config: TextConfig, places: Places, problems: Problems, *, resume: bool) -> TrainingResult:
     """The stage from its configuration to its checkpoint."""
-    device = distributed.start(config.loop.device)
-    with distributed.first_rank_first(), problems.reported(places.out):
-        stage = build_text(config, places, problems, device=device)
-    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+    return build_and_train(build_text, config, places, problems, resume=resume)
 
 
 def build_text(config: TextConfig, places: Places, problems: Problems, *, device: torch.device) -> TextStage:

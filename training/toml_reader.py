@@ -2,7 +2,7 @@
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -21,11 +21,24 @@ class TrainingConfigError(ValueError):
         super().__init__("\n  ".join([f"{source}: {len(mistakes)} {plural}", *mistakes]))
 
 
+Named = Literal["result", "file"]
+"""What a path leads to: what another step made, below the folder of runs, or a file below the data root."""
+
+
 def setting(
-    default: Any = MISSING, doc: str = "", *, low: float | None = None, high: float | None = None
+    default: Any = MISSING,
+    doc: str = "",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    names: Named | None = None,
 ) -> Any:
-    """A documented dataclass field, its value held between `low` and `high`; required without a default."""
-    metadata = {"doc": doc, "low": low, "high": high}
+    """A documented dataclass field, its value held between `low` and `high`; required without a default.
+
+    Args:
+        names: what its path, or each of its paths, must lead to before the step can start.
+    """
+    metadata = {"doc": doc, "low": low, "high": high, "names": names}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -100,6 +113,18 @@ def setting_lines(
             shown = "required" if default is MISSING else default
             lines.append(SettingLine(key, shown, item.metadata.get("doc", "")))
     return lines
+
+
+def paths_named(
+    config: Any, names: Named, prefix: str = "", *, unread: Sequence[str] = ()
+) -> Iterator[tuple[str, str]]:
+    """The dotted key and the path of every setting that names something, but for those that are empty."""
+    for item in fields(config):
+        key, value = f"{prefix}{item.name}", getattr(config, item.name)
+        if is_dataclass(value):
+            yield from paths_named(value, names, f"{key}.", unread=item.metadata.get("unread", ()))
+        elif item.metadata.get("names") == names and item.name not in unread:
+            yield from ((key, path) for path in ((value,) if isinstance(value, str) else value) if path)
 
 
 def dotted_keys(kind: type[Any]) -> list[str]:

@@ -16,7 +16,7 @@ from training.data import DataError, Images, Problems, sample_rows
 from training.estimators import Estimate, build_estimator
 from training.features import FeatureStore, cached_features
 from training.labelled import CaptionPairs, captions_loss, read_labelled, read_pairs
-from training.loop import TrainingResult, train
+from training.loop import TrainingResult, build_and_train
 from training.losses import kl_to_reference, length_excess, repetition
 from training.rewards import ClipRewards
 from training.rollout import Rollout, without_dropout
@@ -31,7 +31,7 @@ from training.starting import (
     choose_what_learns,
     from_checkpoint,
 )
-from training.validation import Validation, check_best_by, read_validation
+from training.validation import Validation, read_validation
 
 
 class UnsupervisedStage:
@@ -140,11 +140,7 @@ def run_unsupervised(
     config: UnsupervisedConfig, places: Places, problems: Problems, *, resume: bool
 ) -> TrainingResult:
     """Stage 2 from its configuration to its checkpoint."""
-    check_best_by(config.loop.best_by, config.data)
-    device = distributed.start(config.loop.device)
-    with distributed.first_rank_first(), problems.reported(places.out):
-        stage = build_unsupervised(config, places, problems, device=device)
-    return train(stage, optim=config.optim, loop=config.loop, out=places.out, resume=resume)
+    return build_and_train(build_unsupervised, config, places, problems, resume=resume)
 
 
 def build_unsupervised(

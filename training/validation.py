@@ -16,7 +16,6 @@ from training.evaluate import (
     write_captions,
 )
 from training.features import FeatureStore
-from training.toml_reader import TrainingConfigError
 
 SHOWN_CAPTIONS = 4
 
@@ -86,9 +85,3 @@ def read_validation(
     judge = places.second_scorer(config.second_scorer)
     second = read_second_opinion(judge, captioned, places.cache, device=captioner.device)
     return Validation(captioned, features, config, second=second)
-
-
-def check_best_by(best_by: str, data: DataConfig) -> None:
-    """Raises TrainingConfigError for a figure that this configuration cannot measure."""
-    if best_by and not data.validation:
-        raise TrainingConfigError("loop.best_by", [f"is {best_by!r}, which needs data.validation"])

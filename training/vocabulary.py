@@ -9,12 +9,31 @@ from pathlib import Path
 
 from open_clip.tokenizer import SimpleTokenizer
 
+from training.config import Places, TokenizerConfig
+from training.data import Problems, read_texts
+from training.sources import read_captioned_sources
+
+MERGES = "bpe.txt.gz"
 END_OF_WORD = "</w>"
 VERSION_LINE = "#version: semicap 1"
 # open_clip reads this many lines at most: 49,152 less the 256 bytes and the two specials.
 MAX_MERGES = 49_152 - 256 - 2
 
 Pair = tuple[str, str]
+
+
+def run_tokenizer(config: TokenizerConfig, places: Places, problems: Problems) -> Path:
+    """Writes the merges of a configuration's captions; returns the file."""
+    captions = list(read_texts([places.data / file for file in config.data.text], problems).texts)
+    if config.data.labelled:
+        labelled = read_captioned_sources(places.sources(config.data.labelled), problems)
+        captions += [caption for group in labelled.captions for caption in group]
+    problems.report(places.out)
+    if not captions:
+        raise problems.nothing_left("data.text and data.labelled")
+    merges = learn_merges(captions, num_merges=config.num_merges, min_count=config.min_count)
+    write_merges(merges, places.out / MERGES)
+    return places.out / MERGES
 
 
 def learn_merges(captions: Iterable[str], *, num_merges: int, min_count: int = 2) -> list[Pair]:

@@ -10,6 +10,7 @@ from tests.tiny import tiny_checkpoint
 from tests.training.conftest import write_scenes
 from training import cli, run
 from training.config import Places
+from training.stages import STAGES
 
 SUPERVISED = """
 stage = "supervised"
@@ -37,6 +38,17 @@ def test_a_step_is_trained_and_its_result_named(places: Places, tmp_path: Path) 
     assert code == 0
     assert f"supervised finished: {places.out / 'model'}" in output
     assert (places.out / "model" / "config.json").is_file()
+
+
+def test_every_kind_of_step_has_a_command(places: Places, tmp_path: Path) -> None:
+    config = _file(tmp_path, 'checkpoints = ["start/checkpoint", "start/checkpoint"]\n')
+    code, output = _call("train", "average", config, *_folders(places), "--dry-run")
+    assert (code, places.out.exists()) == (0, False), output
+    code, output = _call("train", "average", config, *_folders(places))
+    assert code == 0, output
+    assert f"average finished: {places.out / 'model'}" in output
+    for stage in STAGES:
+        assert _call("train", stage, "--help")[0] == 0
 
 
 def test_mistakes_in_a_configuration_come_without_a_traceback(places: Places, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from training.config import (
-    STAGES,
     JointConfig,
     PseudoConfig,
     SupervisedConfig,
@@ -15,6 +14,7 @@ from training.config import (
     UnsupervisedConfig,
 )
 from training.run import read_step
+from training.stages import STAGES
 from training.toml_reader import TrainingConfigError, config_from, read_config, setting_lines
 
 RECIPES = Path(__file__).resolve().parents[2] / "training" / "recipes"
@@ -146,7 +146,7 @@ def test_setting_that_the_stage_does_not_read_may_have_its_default() -> None:
 )
 def test_step_with_nothing_to_do_is_refused(stage: str, values: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingConfigError, match=message):
-        config_from(STAGES[stage], values)
+        config_from(STAGES[stage].config, values)
 
 
 def test_patience_without_a_figure_is_refused() -> None:
@@ -206,7 +206,7 @@ def test_broken_toml_and_missing_file_are_one_message(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_setting_is_documented(stage: str) -> None:
-    ours = [line for line in setting_lines(STAGES[stage]) if not line.key.startswith("model.mapping.")]
+    ours = [line for line in setting_lines(STAGES[stage].config) if not line.key.startswith("model.mapping.")]
     assert [line.key for line in ours if not line.doc] == []
 
 
@@ -217,4 +217,4 @@ def test_every_setting_is_documented(stage: str) -> None:
 )
 def test_recipe_can_be_read(recipe: Path) -> None:
     stage, config = read_step(recipe)
-    assert isinstance(config, STAGES[stage])
+    assert isinstance(config, STAGES[stage].config)
