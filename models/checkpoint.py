@@ -65,7 +65,7 @@ def save_captioner(
         }
         manifest = Manifest(provenance, _version(config, digests), digests[WEIGHTS_FILE], config)
         write_manifest(scratch, manifest)
-        (scratch / CARD_FILE).write_text(card)
+        (scratch / CARD_FILE).write_text(card, encoding="utf-8")
         scratch.chmod(0o755)
         _replace_folder(scratch, folder)
     finally:

@@ -65,7 +65,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise CheckpointError(f"is not a checkpoint: it has no {CONFIG_FILE}", folder)
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
         version = values["format_version"]
         if version != FORMAT_VERSION:
             raise CheckpointError(
@@ -79,7 +79,7 @@ def read_manifest(folder: Path) -> Manifest:
             weights_sha256=values["weights_sha256"],
             config=CaptionerConfig.from_dict(values["config"]),
         )
-    except (json.JSONDecodeError, KeyError, TypeError, ConfigError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"is damaged ({error}); fetch or write the checkpoint again", path) from error
 
 

@@ -94,7 +94,7 @@ class ModelRegistry:
     def card(self, version: ModelVersion) -> str:
         """Its model card, Markdown."""
         if version.origin == "shipped":
-            return (DEFAULT_CHECKPOINT / CARD_FILE).read_text()
+            return (DEFAULT_CHECKPOINT / CARD_FILE).read_text(encoding="utf-8")
         return (self._files.read(version, f"checkpoint/{CARD_FILE}") or b"").decode(errors="replace")
 
     def report(self, version: ModelVersion) -> bytes | None:

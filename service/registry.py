@@ -80,7 +80,7 @@ def load_served_model(
     return ServedModel(
         captioner=captioner,
         manifest=read_manifest(folder),
-        card=card.read_text() if card.is_file() else "",
+        card=card.read_text(encoding="utf-8") if card.is_file() else "",
         entry=entry or version_of(folder, origin="folder" if checkpoint else "shipped"),
     )
 

@@ -21,8 +21,24 @@ _SHOWN = {
 
 
 def watch_job(client: JobClient, job_id: str) -> int:
-    """Shows a bar until the job has ended; 1 when some photos failed or it did not succeed."""
+    """Shows a bar until the job has ended; 1 when some photos failed or it did not succeed.
+
+    Ctrl-C ends the looking on, not the job.
+    """
     console = Console(stderr=True)
+    try:
+        job = _followed(client, job_id, console)
+    except KeyboardInterrupt:
+        going_on = f"the job goes on; semicap jobs status {job_id} --watch shows it again"
+        console.print(going_on, highlight=False, markup=False, soft_wrap=True)
+        raise
+    console.print(_ending(job), highlight=False, markup=False, soft_wrap=True)
+    failed = job["kind"] == "captions" and job["counts"]["failed"]
+    return 0 if job["state"] == "succeeded" and not failed else SOME_FAILED
+
+
+def _followed(client: JobClient, job_id: str, console: Console) -> dict[str, Any]:
+    """The job as it ended."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     told = -1.0
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -32,11 +48,8 @@ def watch_job(client: JobClient, job_id: str) -> int:
             progress.update(task, **_bar(job))
             told = _tell_curve(console, job.get("curve") or [], after=told)
             if job["ended"]:
-                break
+                return job
             time.sleep(POLL_S)
-    console.print(_ending(job), highlight=False, markup=False, soft_wrap=True)
-    failed = job["kind"] == "captions" and job["counts"]["failed"]
-    return 0 if job["state"] == "succeeded" and not failed else SOME_FAILED
 
 
 def _bar(job: dict[str, Any]) -> dict[str, Any]:

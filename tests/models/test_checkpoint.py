@@ -142,6 +142,12 @@ def test_truncated_config_is_damaged(checkpoint: Path) -> None:
         load_captioner(checkpoint)
 
 
+def test_config_that_is_no_text_is_damaged(checkpoint: Path) -> None:
+    (checkpoint / CONFIG_FILE).write_bytes(b"\xff\xfe")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_captioner(checkpoint)
+
+
 def test_unknown_config_field_is_named(checkpoint: Path) -> None:
     values = json.loads((checkpoint / CONFIG_FILE).read_text())
     values["config"]["mapping"]["prefix_lenght"] = 4

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,6 +84,20 @@ def test_folder_is_sent_captioned_and_read_back(
     status, _, err = semicap("retry", job)
     assert (status, "nothing to run again" in err) == (2, True)
     assert f"{job}  captions  succeeded  5 done, 1 failed" in semicap("list")[1]
+
+
+def test_ctrl_c_while_watching_says_that_the_job_goes_on(
+    semicap: Semicap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press_ctrl_c(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("service.jobs.watching.time", SimpleNamespace(sleep=press_ctrl_c))
+    photos = photo_folder(tmp_path / "photos", good=2)
+    status, out, err = semicap("submit", "captions", str(photos), "--watch")
+    assert status == 130
+    assert f"the job goes on; semicap jobs status {out.strip()} --watch" in err
+    assert semicap("cancel", out.strip())[0] == 0
 
 
 def test_job_on_a_servers_folder_is_canceled_and_retried(
