@@ -70,6 +70,10 @@ export function listenForKey(onKey) {
     form.hidden = true;
     onKey();
   });
+  // What this key may not do is of no interest in another view, which asks again if it has to.
+  addEventListener('hashchange', () => {
+    if (hasKey()) form.hidden = true;
+  });
 }
 
 /** The key that was entered last; empty without one. */

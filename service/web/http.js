@@ -15,6 +15,11 @@ const ANSWER_LIMIT_MS = 10_000;
 const DEFAULT_RETRY_AFTER_S = 2;
 const MAX_RETRY_AFTER_S = 60;
 const TOO_MANY_REQUESTS = 429;
+const NOT_AUTHENTICATED = 401;
+/** No answer at all, that of a proxy whose service is gone, or that of a service that ends or begins. */
+const AWAY = [undefined, 502, 503];
+/** The service's own words on 401 are for programs. */
+const ENTER_KEY = 'Enter one in the field at the top of this page.';
 
 /** A request that brought no answer; `problem` says why, in words for the person at the page. */
 export class RequestFailed extends Error {
@@ -38,6 +43,15 @@ export function messageOf(error) {
   if (!(error instanceof RequestFailed)) throw error;
   const { title, detail } = error.problem;
   return [title, detail].filter(Boolean).map(asSentence).join(' ');
+}
+
+/**
+ * Whether a request failed because the service is away for a while.
+ *
+ * @param {unknown} error
+ */
+export function isAway(error) {
+  return error instanceof RequestFailed && AWAY.includes(error.problem.status);
 }
 
 /**
@@ -116,7 +130,8 @@ export async function requested(address, init, read) {
 export function problemOf(status, statusText, contentType, body) {
   const fallback = { status, title: `The service answered with ${status}`, detail: statusText };
   const isProblem = contentType?.startsWith('application/problem+json');
-  return isProblem ? { ...fallback, ...JSON.parse(body) } : fallback;
+  const problem = isProblem ? { ...fallback, ...JSON.parse(body) } : fallback;
+  return status === NOT_AUTHENTICATED ? { ...problem, detail: ENTER_KEY } : problem;
 }
 
 /**
@@ -125,7 +140,7 @@ export function problemOf(status, statusText, contentType, body) {
  */
 export function unexpected(error) {
   if (error instanceof DOMException && error.name === 'TimeoutError') {
-    return { title: 'The service took too long', detail: 'No answer came in time. Try again.' };
+    return { title: 'The service took too long', detail: 'No answer came in time.' };
   }
   return {
     title: 'The service did not answer',

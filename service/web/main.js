@@ -1,6 +1,7 @@
 /** The page put together from its views. */
 
 import { listenForKey } from './access.js';
+import { byId } from './dom.js';
 import { openIntake } from './intake.js';
 import { openJobStart } from './jobs/start.js';
 import { openJobs } from './jobs/list.js';
@@ -35,8 +36,12 @@ openIntake((intake) => {
 listenForKey(() => {
   watchReadiness();
   const entered = currentView();
-  if (entered === 'photos') photos.tryWithKey();
-  else views[entered].enter?.(place().id);
+  if (entered === 'photos') {
+    photos.tryWithKey();
+    return;
+  }
+  views[entered].enter?.(place().id);
+  byId('main').focus(); // the field that had the focus is hidden now
 });
 watchReadiness();
 

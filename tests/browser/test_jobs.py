@@ -175,7 +175,9 @@ def test_files_that_are_left_out_are_named_with_the_reason(
     with zipfile.ZipFile(tmp_path / "album.zip", "w") as album:
         album.write(text_file, "readme.txt")
         album.write(text_file, "__MACOSX/._in the zip.jpg")
-    jobs.start(many[0], text_file, tmp_path / "album.zip")
+    jobs.choose(many[0], text_file, tmp_path / "album.zip")
+    expect(jobs.page.locator("#job-chosen")).to_have_text("1 photo, 1 archive and 1 other file, 0.1 MB")
+    jobs.press("Start job")
     expect(jobs.heading("Captions for 1 photo")).to_be_visible()
     expect(jobs.heading("Left out of the job")).to_be_visible()
     rows = jobs.page.get_by_role("region", name="Left out of the job").locator("tbody tr")
@@ -192,7 +194,7 @@ def test_films_beside_the_photos_are_not_sent(jobs: JobPage, many: list[Path], t
     film.write_bytes(b"0" * 1000)
     jobs.choose(many[0], film)
     expect(jobs.page.get_by_text("1 film was left out: only photos are captioned.")).to_be_visible()
-    expect(jobs.page.locator("#job-chosen")).to_have_text(re.compile(r"1 photo, 0 MB"))
+    expect(jobs.page.locator("#job-chosen")).to_have_text(re.compile(r"^1 photo, 0.1 MB$"))
 
 
 def test_sending_takes_nobody_out_of_another_view_but_asks_before_the_page_is_left(

@@ -53,7 +53,9 @@ def test_key_is_asked_for_and_then_used(
     expect(field).to_be_visible()
     captions.pick(photos["cat"])
     expect(captions.plate("cat.png").locator(".problem-title")).to_have_text("The request needs an API key")
+    expect(captions.plate("cat.png").locator(".problem-detail")).to_contain_text("at the top of this page")
     enter(closed_page, secret)
+    expect(closed_page.get_by_role("button", name="Add photos")).to_be_focused()
     captions.wait_until_settled()
     expect(captions.plate("cat.png").locator(".is-best .caption-text")).not_to_be_empty()
     expect(closed_page.locator("#model-in-use")).to_contain_text("tiny")
@@ -102,6 +104,16 @@ def test_wrong_key_is_asked_for_again(closed_page: Page, secret: str) -> None:
     )
     enter(closed_page, secret)
     expect(closed_page.locator("#model-in-use")).to_contain_text("tiny")
+
+
+def test_key_that_is_not_enough_for_one_view_is_asked_for_there_only(closed_page: Page, secret: str) -> None:
+    enter(closed_page, secret)
+    expect(closed_page.locator("#model-in-use")).to_contain_text("tiny")
+    closed_page.get_by_role("link", name="Jobs").click()
+    expect(closed_page.locator("#key-hint")).to_contain_text("or not for this")
+    closed_page.get_by_role("link", name="Models").click()
+    expect(closed_page.locator(".model").first).to_be_visible()
+    expect(closed_page.get_by_label("API key")).to_be_hidden()
 
 
 def test_page_that_asks_for_a_key_has_no_serious_fault(

@@ -144,6 +144,14 @@ def test_models_are_shown_with_facts_and_card(models: Page, tiny_model: ServedMo
     expect(view.locator(".card-text").first).to_contain_text("Random weights, for tests.")
 
 
+def test_models_are_shown_when_the_service_is_back(captions: CaptionPage) -> None:
+    captions.page.route("**/v1/models", lambda route: route.abort(), times=1)
+    captions.page.get_by_role("link", name="Models").click()
+    expect(captions.page.locator("#models-problem")).to_contain_text("The service did not answer.")
+    expect(captions.page.locator(".model").first).to_be_visible()
+    expect(captions.page.locator("#models-problem")).to_be_hidden()
+
+
 def test_card_is_laid_out_and_text_in_it_stays_text(models: Page) -> None:
     render = """async text => {
         const {markdownElements} = await import('/web/models/markdown.js');

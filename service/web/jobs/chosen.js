@@ -19,6 +19,15 @@ export function isArchive(name) {
 }
 
 /**
+ * Whether a file may be a photo; browsers know no type for some formats.
+ *
+ * @param {NamedFile} named
+ */
+export function mayBePhoto({ name, file: { type } }) {
+  return !isArchive(name) && (type === '' || type.startsWith('image/'));
+}
+
+/**
  * Whether a file is one of those that a phone or a camera puts beside its photos, and that are large.
  *
  * @param {File | Blob} file

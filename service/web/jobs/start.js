@@ -8,7 +8,7 @@ import { fetchModels } from '../models/models.js';
 import { offers } from '../offered.js';
 import { requestOptions } from '../options.js';
 import { currentView } from '../views.js';
-import { filesOf, isArchive, isFilm, withAdded } from './chosen.js';
+import { filesOf, isArchive, isFilm, mayBePhoto, withAdded } from './chosen.js';
 import { submitJob } from './jobs.js';
 import { rememberPhotos } from './pictures.js';
 import { openStrip } from './strip.js';
@@ -113,13 +113,15 @@ function showChosen() {
 function chosenText() {
   if (chosen.length === 0) return isTouch() ? 'No photos yet.' : 'Drop photos, a folder or a zip here.';
   const archives = chosen.filter(({ name }) => isArchive(name)).length;
-  const photos = chosen.length - archives;
+  const photos = chosen.filter(mayBePhoto).length;
+  const others = chosen.length - archives - photos;
   const counts = [
     photos > 0 ? photosOf(photos) : '',
     archives === 1 ? '1 archive' : archives > 1 ? `${archives} archives` : '',
+    others === 1 ? '1 other file' : others > 1 ? `${others.toLocaleString()} other files` : '',
   ];
   const bytes = chosen.reduce((total, { file }) => total + file.size, 0);
-  return `${counts.filter(Boolean).join(' and ')}, ${megabytes(bytes)}`;
+  return `${new Intl.ListFormat('en-GB').format(counts.filter(Boolean))}, ${megabytes(bytes)}`;
 }
 
 /** There is nothing to drop with on a touch screen. */
@@ -129,7 +131,7 @@ function isTouch() {
 
 /** @param {number} bytes */
 function megabytes(bytes) {
-  const mega = bytes / 1_000_000;
+  const mega = Math.max(bytes / 1_000_000, 0.1);
   return `${mega.toLocaleString(undefined, { maximumFractionDigits: mega < 10 ? 1 : 0 })} MB`;
 }
 

@@ -2,7 +2,7 @@
 
 import { create } from '../dom.js';
 
-const MAX_SHOWN = 12;
+const MAX_SHOWN = 10;
 
 /**
  * @param {HTMLElement} list

@@ -2,9 +2,10 @@
 
 import { announce } from '../announce.js';
 import { byId, create, factElements, fromTemplate, part, showText, whileBusy } from '../dom.js';
-import { messageOf } from '../http.js';
+import { isAway, messageOf } from '../http.js';
 import { offers } from '../offered.js';
-import { showModel } from '../service_state.js';
+import { showModel, watchReadiness } from '../service_state.js';
+import { currentView } from '../views.js';
 import { gateElement } from './gate.js';
 import { markdownElements } from './markdown.js';
 import { activateModel, fetchCard, fetchModels, rollBack } from './models.js';
@@ -12,6 +13,7 @@ import { reportLink } from './report.js';
 
 /** @typedef {import('./models.js').Model} Model */
 
+const LOOK_AGAIN_MS = 1000;
 /** @type {Record<string, string>} */
 const ORIGINS = { shipped: 'came with semicap', imported: 'imported', finetuned: 'fine-tuned here', folder: 'SEMICAP_CHECKPOINT' };
 
@@ -40,6 +42,9 @@ async function showModels() {
     byId('models-rollback').hidden = !canRollBack || models.length < 2;
   } catch (error) {
     showText(problem, messageOf(error));
+    if (!isAway(error)) return;
+    await watchReadiness();
+    setTimeout(() => currentView() === 'models' && showModels(), LOOK_AGAIN_MS);
   }
 }
 

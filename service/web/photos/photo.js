@@ -1,13 +1,11 @@
 /** A photo on the page, from the moment it is added. */
 
-import { RequestFailed } from '../http.js';
+import { RequestFailed, isAway } from '../http.js';
 import { requestCaptions } from './captions.js';
 
 const MAX_ATTEMPTS = 20;
 /** A photo that ends the service each time is not sent for ever. */
 const MAX_LOST_ATTEMPTS = 3;
-/** No answer at all, or that of a proxy whose service is gone, or of a service that ends or begins. */
-const AWAY = [undefined, 502, 503];
 const UNREADABLE_ANSWER = {
   title: 'The answer could not be read',
   detail: 'It is not what this page expects. Load the page again, in case the service was updated.',
@@ -120,7 +118,7 @@ function noteFailure(photo, error) {
     Object.assign(photo, { state: 'failed', problem: UNREADABLE_ANSWER });
   } else if (error.retryAfterS !== null && photo.attempts < MAX_ATTEMPTS) {
     Object.assign(photo, { state: 'resting', restS: error.retryAfterS });
-  } else if (AWAY.includes(error.problem.status) && photo.lostAttempts + 1 < MAX_LOST_ATTEMPTS) {
+  } else if (isAway(error) && photo.lostAttempts + 1 < MAX_LOST_ATTEMPTS) {
     Object.assign(photo, { state: 'held', lostAttempts: photo.lostAttempts + 1 });
   } else {
     Object.assign(photo, { state: 'failed', problem: error.problem });

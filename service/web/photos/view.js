@@ -125,7 +125,7 @@ function tryWithKey() {
   watchReadiness();
   const refused = [...plates.keys()].filter(({ problem }) => wantsKey(problem?.status));
   if (refused.length > 0) captionAgain(refused);
-  byId('choose').focus();
+  byId(plates.size > 0 ? 'add' : 'choose').focus();
 }
 
 /** @param {Photo} photo */
