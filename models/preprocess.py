@@ -51,16 +51,18 @@ class Preprocess:
         image_size: edge of the square in pixels.
         resize_mode: "squash" stretches the whole picture into the square; "shortest" scales the shorter edge
             and crops the centre (open_clip's names).
+        interpolation: bilinear for MobileCLIP and Perception Encoder, bicubic for most others.
     """
 
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resize_mode: Literal["squash", "shortest"] = "shortest"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
     @classmethod
     def from_open_clip(cls, settings: Mapping[str, Any]) -> "Preprocess":
-        """The same in open_clip's words (size, mean, std, resize_mode)."""
+        """The same in open_clip's words (size, mean, std, resize_mode, interpolation)."""
         size = settings["size"]
         edge = size[0] if isinstance(size, (tuple, list)) else size
         is_squashed = settings.get("resize_mode") == "squash"
@@ -69,6 +71,7 @@ class Preprocess:
             tuple(settings["mean"]),
             tuple(settings["std"]),
             "squash" if is_squashed else "shortest",
+            "bilinear" if settings.get("interpolation") == "bilinear" else "bicubic",
         )
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
@@ -83,10 +86,8 @@ class Preprocess:
         """The picture as image_size x image_size bytes."""
         rgb = to_rgb(image)
         size = (self.image_size, self.image_size)
-        if self.resize_mode == "squash":
-            square = rgb.resize(size, Image.Resampling.BICUBIC)
-        else:
-            square = ImageOps.fit(rgb, size, Image.Resampling.BICUBIC)
+        method = Image.Resampling[self.interpolation.upper()]
+        square = rgb.resize(size, method) if self.resize_mode == "squash" else ImageOps.fit(rgb, size, method)
         return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 
     def normalize(

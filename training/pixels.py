@@ -77,5 +77,6 @@ def cached_pixels(
         batch, unreadable = read_pixel_batch(files, preprocess, workers=workers)
         return {"pixels": batch.numpy()}, unreadable
 
-    folder = cache / f"pixels-{preprocess.image_size}-{preprocess.resize_mode}"
+    method = "" if preprocess.interpolation == "bicubic" else f"-{preprocess.interpolation}"
+    folder = cache / f"pixels-{preprocess.image_size}-{preprocess.resize_mode}{method}"
     return cached_arrays(images, folder=folder, compute=compute, label="decoding photos", problems=problems)
