@@ -19,7 +19,8 @@ from models.preprocess import Preprocess
 def test_pixels_are_those_of_open_clip(model: str, tag: str) -> None:
     named: Any = open_clip.get_pretrained_cfg(model, tag)
     settings = {name: named[name] for name in ("mean", "std", "interpolation", "resize_mode")} | {"size": 224}
-    photo = Image.fromarray(skimage.data.chelsea()[:300, :300])  # a square: nothing is cropped
+    cat: Any = skimage.data.chelsea
+    photo = Image.fromarray(cat()[:300, :300])  # a square: nothing is cropped
     ours = Preprocess.from_open_clip(settings)
     theirs = image_transform_v2(PreprocessCfg(**settings), is_train=False)(photo)
     torch.testing.assert_close(ours(photo), theirs, atol=1e-5, rtol=0)
