@@ -60,6 +60,15 @@ def test_dropped_photo_is_captioned(captions: CaptionPage, photos: dict[str, Pat
     expect(captions.page.locator(".drop-veil")).to_be_hidden()
 
 
+def test_photo_of_the_page_cannot_be_dropped_on_it(captions: CaptionPage, photos: dict[str, Path]) -> None:
+    """Browsers drag pictures as files."""
+    captions.pick(photos["cat"])
+    captions.wait_until_settled()
+    captions.page.evaluate("addEventListener('dragstart', () => { window.isDragged = true; })")
+    captions.plate("cat.png").locator("img").drag_to(captions.page.locator(".legend"))
+    assert captions.page.evaluate("window.isDragged") is None
+
+
 def test_dropped_folder_is_named_and_the_photo_beside_it_captioned(
     captions: CaptionPage, photos: dict[str, Path], tmp_path: Path
 ) -> None:

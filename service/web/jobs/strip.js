@@ -29,7 +29,7 @@ export function openStrip(list) {
 
 /** @param {string} src */
 function thumbnail(src) {
-  const image = create('img', { src, alt: '', decoding: 'async' });
+  const image = create('img', { src, alt: '', decoding: 'async', draggable: false });
   const item = create('li', {}, image);
   image.addEventListener('error', () => item.remove()); // a format that only the service reads
   return item;
