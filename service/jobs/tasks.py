@@ -40,4 +40,4 @@ def add_tasks(
 
     @app.task(name=DELIVER_WEBHOOK)  # type: ignore[untyped-decorator]
     def deliver_webhook(job_id: str) -> None:
-        webhooks.run(job_id)
+        webhooks.begin(job_id)

@@ -3,6 +3,7 @@
 import json
 import socket
 import ssl
+import threading
 import time
 from contextlib import suppress
 from datetime import timedelta
@@ -12,7 +13,7 @@ import h11
 import structlog
 from standardwebhooks import Webhook
 
-from service.errors import InvalidRequestError
+from service.errors import InvalidRequestError, ServiceError
 from service.jobs.documents import Delivery, now
 from service.jobs.jobs import WEBHOOK, Jobs
 from service.jobs.status import summary
@@ -22,9 +23,12 @@ from service.settings import Settings
 PAUSES = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 3600, 4 * 3600, 12 * 3600))
 """Between tries; after the last one it is given up."""
 
+MOST_AT_ONE_TIME = 16
+"""Tries of one worker; for the others the keeper asks again."""
+
 _STEP_S = 10.0
 _EXCHANGE_S = 30.0
-"""From the first connection to the answer's status: who answers byte by byte holds no worker."""
+"""From the first connection to the answer's status, also of who answers byte by byte."""
 
 _MAX_ANSWER_BYTES = 64 * 1024
 _READ_BYTES = 4096
@@ -49,6 +53,14 @@ class WebhookSender:
         self._jobs = jobs
         self._secret = secret
         self._private_allowed = private_allowed
+        self._running: set[str] = set()
+
+    def begin(self, job_id: str) -> None:
+        """As run, in a thread of its own: a target that hangs keeps no worker from captioning."""
+        if job_id in self._running or len(self._running) >= MOST_AT_ONE_TIME:
+            return
+        self._running.add(job_id)
+        threading.Thread(target=self._run_apart, args=(job_id,), name="semicap-webhook").start()
 
     def run(self, job_id: str) -> None:
         """One try, unless another worker is at it or it is over."""
@@ -66,6 +78,16 @@ class WebhookSender:
             answer = self._try(job.webhook.url, f"{job_id}-{status.attempt}", json.dumps(event))
             self._jobs.archive.keep_delivery(job_id, _after(delivery, answer))
             log.info("webhook", job_id=job_id, tries=delivery.tries + 1, answer=answer)
+
+    def _run_apart(self, job_id: str) -> None:
+        try:
+            self.run(job_id)
+        except ServiceError as error:
+            log.warning("webhook_failed", job_id=job_id, error=str(error))
+        except Exception:
+            log.exception("webhook_failed", job_id=job_id)
+        finally:
+            self._running.discard(job_id)
 
     def _try(self, url: str, message_id: str, body: str) -> str:
         if self._secret is None:

@@ -181,3 +181,27 @@ def test_webhook_that_nobody_takes_is_given_up(parts: JobParts) -> None:
 def test_webhook_that_cannot_be_sent_is_refused_with_the_job(url: str, settings: Settings, said: str) -> None:
     with pytest.raises(InvalidRequestError, match=said):
         check_webhook(url, settings)
+
+
+def test_target_that_hangs_keeps_no_worker_and_is_not_told_twice(parts: JobParts) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        target.settimeout(10)
+        job = ended_job(parts, f"http://127.0.0.1:{target.getsockname()[1]}")
+        parts.keeper.look()
+        sender = WebhookSender(parts.jobs, secret=SECRET, private_allowed=True)
+        began = time.monotonic()
+        sender.begin(job.id)
+        sender.begin(job.id)
+        assert time.monotonic() - began < 1
+        connection, _ = target.accept()
+        assert parts.keeper.look() == {}
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+        end = time.monotonic() + 10
+        while not parts.jobs.archive.delivery(job.id, 1).delivered:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        target.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            target.accept()
