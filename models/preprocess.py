@@ -8,15 +8,25 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+_TURNS: Mapping[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings back a picture of each EXIF orientation."""
 _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """The picture as a person sees it: upright, 8 bits a channel, transparency on white."""
-    upright = ImageOps.exif_transpose(image)
+    upright = turned_upright(image)
     if upright.mode in _SIXTEEN_BIT_MODES:
         upright = _scale_to_8_bits(upright)
     if upright.has_transparency_data:
@@ -24,6 +34,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
     rgb = upright.convert("RGB")
     rgb.info = {}  # its orientation is applied, and what else it says of itself may be broken
     return rgb
+
+
+def turned_upright(image: Image.Image) -> Image.Image:
+    """The picture as EXIF's orientation wants it shown; as it lies in the file where that cannot be read.
+
+    Pillow's exif_transpose also writes all EXIF data again, and fails where one of them has a wrong type.
+    """
+    image.load()
+    try:
+        method = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # noqa: BLE001 - broken EXIF is no reason to refuse the picture
+        return image
+    return image if method is None else image.transpose(method)
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
