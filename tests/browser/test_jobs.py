@@ -223,6 +223,20 @@ def test_sending_takes_nobody_out_of_another_view_but_asks_before_the_page_is_le
     worker.do_all()
 
 
+def test_sending_can_be_stopped_and_begun_again(
+    jobs: JobPage, many: list[Path], worker: InlineWorker
+) -> None:
+    jobs.page.route("**/v1/datasets", lambda route: None, times=1)  # never answered
+    jobs.choose(many[0])
+    jobs.press("Start job")
+    jobs.press("Stop sending")
+    expect(jobs.page.get_by_text("Stopped. No job was started; the photos are still chosen.")).to_be_visible()
+    expect(jobs.page.get_by_role("button", name="Clear")).to_be_focused()
+    jobs.press("Start job")
+    expect(jobs.heading("Captions for 1 photo")).to_be_visible()
+    worker.do_all()
+
+
 def test_photos_are_not_sent_again_when_only_the_start_failed(
     jobs: JobPage, many: list[Path], worker: InlineWorker
 ) -> None:

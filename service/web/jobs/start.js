@@ -37,6 +37,8 @@ let chosen = [];
 /** @type {import('./upload.js').Dataset | null} what was sent, while its job could not be started yet */
 let sent = null;
 let isBusy = false;
+/** @type {AbortController | null} stops what is on its way */
+let sending = null;
 /** @type {() => import('../options.js').Options} */
 let chosenOptions;
 const strip = openStrip(byId('job-strip'));
@@ -52,6 +54,10 @@ export function openJobStart(options) {
   openPicker('job-picker', ['job-choose'], add);
   openPicker('job-folder-picker', ['job-choose-folder'], add);
   byId('job-forget').addEventListener('click', () => {
+    if (sending) {
+      sending.abort();
+      return;
+    }
     setChosen([]);
     byId('job-choose').focus();
   });
@@ -174,13 +180,17 @@ async function upload() {
   bar.value = 0;
   bar.hidden = false;
   say('Sending');
+  sending = new AbortController();
+  enableButtons();
   try {
-    return await uploadDataset(chosen, (share) => {
+    return await uploadDataset(chosen, sending.signal, (share) => {
       bar.value = share;
       if (share === 1) say('Sent; the service is looking at the files');
     });
   } finally {
     bar.hidden = true;
+    sending = null;
+    enableButtons();
   }
 }
 
@@ -214,9 +224,12 @@ function askBeforeLeaving(event) {
 }
 
 function enableButtons() {
-  for (const id of ['job-choose', 'job-choose-folder', 'job-forget']) {
+  for (const id of ['job-choose', 'job-choose-folder']) {
     /** @type {HTMLButtonElement} */ (byId(id)).disabled = isBusy;
   }
+  const forget = /** @type {HTMLButtonElement} */ (byId('job-forget'));
+  forget.textContent = sending ? 'Stop sending' : 'Clear';
+  forget.disabled = isBusy && sending === null;
   const submit = /** @type {HTMLButtonElement} */ (byId('job-submit'));
   submit.disabled = chosen.length === 0;
   submit.ariaDisabled = isBusy ? 'true' : null; // it keeps the focus

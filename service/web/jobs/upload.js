@@ -15,21 +15,25 @@ import { tarOf } from './tar.js';
  */
 
 const CREATED = 201;
+const STOPPED = { title: 'Stopped', detail: 'No job was started; the photos are still chosen.' };
 
 /**
  * Sends files as one dataset. fetch does not tell how much has been sent, an XMLHttpRequest does.
  *
  * @param {import('./tar.js').NamedFile[]} files
+ * @param {AbortSignal} signal stops it
  * @param {(share: number) => void} onProgress is told the share sent, 0 to 1
  * @returns {Promise<Dataset>}
  * @throws {RequestFailed}
  */
-export function uploadDataset(files, onProgress) {
+export function uploadDataset(files, signal, onProgress) {
   const request = new XMLHttpRequest();
   request.open('POST', 'v1/datasets');
   for (const [name, value] of Object.entries(keyHeaders())) request.setRequestHeader(name, value);
   request.upload.addEventListener('progress', ({ loaded, total }) => onProgress(loaded / total));
+  signal.addEventListener('abort', () => request.abort());
   return new Promise((resolve, reject) => {
+    request.addEventListener('abort', () => reject(new RequestFailed(STOPPED)));
     request.addEventListener('error', (error) => reject(new RequestFailed(unexpected(error))));
     request.addEventListener('load', () => {
       if (wantsKey(request.status)) askForKey();
