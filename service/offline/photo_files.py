@@ -1,6 +1,7 @@
 """Which photos a command line names."""
 
 import glob
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -63,7 +64,21 @@ def _expand(argument: str) -> Iterator[Path]:
 
 
 def _photos_below(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in EXTENSIONS and not hidden and path.is_file():
-            yield path
+    """A subfolder that cannot be listed stands for itself, so that it fails with the reason."""
+    found: list[Path] = []
+
+    def keep(error: OSError) -> None:
+        found.append(Path(error.filename))
+
+    for root, subfolders, names in os.walk(folder, onerror=keep):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        paths = [Path(root, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in EXTENSIONS and _may_be_file(path)]
+    yield from sorted(found)
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -324,6 +325,21 @@ def test_file_that_another_run_writes_is_left_alone(tmp_path: Path) -> None:
 
 def test_name_with_control_characters_is_one_line_without_effect_on_the_terminal() -> None:
     assert shown(Path("a\nb\x1b[2J\u2028é ü.jpg")) == r"a\nb\x1b[2J\u2028é ü.jpg"
+
+
+def test_subfolder_that_cannot_be_listed_is_not_passed_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def closed(path: Path) -> Iterator[os.DirEntry[str]]:
+        if Path(path).name == "more":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", closed)
+    names = [path.name for path in find_photos([str(folder)])]
+    assert names == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "more"]
 
 
 def test_photo_of_an_iphone_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
