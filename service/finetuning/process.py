@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from pathlib import Path
 from types import FrameType
 
@@ -68,7 +69,8 @@ def main(root: Path) -> int:
     try:
         ending = run(task, folder)
     except LASTING_ERRORS as error:
-        ending = Ending(error=str(error))
+        traceback.print_exception(error)  # for the worker's log
+        ending = Ending(error=_told(error))
     except KeyboardInterrupt:
         return STOPPED
     scratch = folder.ending.with_suffix(".writing")
@@ -127,6 +129,15 @@ def _forget_other_data(folder: RunFolder, data: RunData) -> None:
         shutil.rmtree(folder.training, ignore_errors=True)
         folder.training.mkdir(parents=True)
         seen.write_text(json.dumps({"fingerprint": data.fingerprint}))
+
+
+def _told(error: Exception) -> str:
+    """What callers may read of it: no path of this machine."""
+    if isinstance(error, CheckpointError):
+        return error.reason
+    if isinstance(error, ClipError):
+        return "a CLIP that the run needs cannot be loaded; the worker's log has the reason"
+    return str(error)
 
 
 def _say(folder: RunFolder, phase: str) -> None:

@@ -145,6 +145,7 @@ class _Run:
             return "given back"
         ending = Ending.read(self._folder.ending)
         if ending.error is not None:
+            log.warning("finetune_failed", job_id=self._job.id, output=child.last_words())
             return self._fail(ending.error)
         made = ModelMade(id=ending.model or "", gate=ending.gate, is_activated=ending.is_activated)
         self._record = self._record.model_copy(update={"model": made, "note": ending.note})

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from models.clip_folder import ClipError
+from models.manifest import CheckpointError
 from service.finetuning.data import NotEnoughPhotosError
 from service.finetuning.gate_limits import GateLimits
-from service.finetuning.process import run
-from service.finetuning.task import RunFolder
+from service.finetuning.process import main, run
+from service.finetuning.task import Ending, RunFolder
 from tests.service import pictures
 from tests.service.finetuning.runs import photo_dataset, published, registry_of, store_of, task_on
 from tests.tiny import tiny_clip
@@ -66,6 +68,31 @@ def test_run_publishes_a_version_with_report_and_parent(
     outcomes = {one["file_name"]: one["outcome"] for one in items}
     assert (outcomes["broken.jpg"], outcomes["again.jpg"]) == ("failed", "skipped")
     assert list(outcomes.values()).count("used") == 60
+
+
+@pytest.mark.parametrize("stage", ["base", "second scorer"])
+def test_reason_that_callers_read_names_no_folder_of_the_worker(
+    stage: str,
+    tmp_path: Path,
+    folder: RunFolder,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> Ending:
+        if stage == "base":
+            raise CheckpointError("is damaged", tmp_path / "private place" / "model.safetensors")
+        raise ClipError(f"{tmp_path}/private place has no weights")
+
+    monkeypatch.setattr("service.finetuning.process.run", fail)
+    monkeypatch.setattr("service.finetuning.process.signal.signal", lambda *_: None)
+    base = published(tmp_path, tiny_checkpoint)
+    task_on(tmp_path, photo_dataset(store_of(tmp_path), 1), base).write(folder.task)
+    assert main(folder.root) == 0
+    told = Ending.read(folder.ending).error or ""
+    assert told
+    assert "private" not in told
+    assert "private place" in capsys.readouterr().err
 
 
 def test_labelled_photos_are_replayed_and_measured(
