@@ -46,6 +46,18 @@ def test_copying_works_without_the_clipboard_api(captions: CaptionPage, photos: 
     expect(field).to_have_value(best.locator(".caption-text").text_content() or "")
 
 
+def test_count_of_what_failed_leads_to_it(captioned: CaptionPage, text_file: Path) -> None:
+    captioned.page.set_viewport_size({"width": 1400, "height": 500})
+    captioned.pick(text_file)
+    captioned.wait_until_settled()
+    failed = captioned.page.get_by_role("button", name="Remove notes.txt")
+    count = captioned.page.get_by_role("heading").get_by_role("button", name="2 not")
+    for number in (0, 1, 0):
+        count.click()
+        expect(failed.nth(number)).to_be_focused()
+        expect(failed.nth(number)).to_be_in_viewport()
+
+
 def test_json_lines_hold_every_caption_of_every_captioned_photo(captioned: CaptionPage) -> None:
     lines = [json.loads(line) for line in saved(captioned, "Save JSONL", "semicap-captions.jsonl")]
     assert [(line["item"], line["file_name"]) for line in lines] == [(0, "cat.png"), (2, "coffee.png")]

@@ -1,7 +1,7 @@
 /** How far the photos on the page have got, to see and to hear. */
 
 import { announce } from '../announce.js';
-import { byId } from '../dom.js';
+import { byId, create } from '../dom.js';
 
 /** @typedef {import('./photo.js').Photo} Photo */
 
@@ -13,9 +13,10 @@ import { byId } from '../dom.js';
 export function showProgress(photos) {
   const { captioned, failed, settled } = count(photos);
   const isSettled = settled === photos.length;
-  byId('progress-text').textContent = isSettled
-    ? settledText(captioned, failed)
-    : `${settled} of ${numberOfPhotos(photos.length)} done`;
+  const text = isSettled
+    ? settledParts(captioned, failed)
+    : [`${settled} of ${numberOfPhotos(photos.length)} done`];
+  byId('progress-text').replaceChildren(...text);
   const bar = /** @type {HTMLProgressElement} */ (byId('progress'));
   bar.max = Math.max(photos.length, 1);
   bar.value = settled;
@@ -56,6 +57,20 @@ function settledText(captioned, failed) {
   const done = `${numberOfPhotos(captioned)} captioned`;
   if (failed === 0) return done;
   return captioned === 0 ? `${numberOfPhotos(failed)} not captioned` : `${done}, ${failed} not`;
+}
+
+/**
+ * The same, with a button for those that failed where they stand among others.
+ *
+ * @param {number} captioned
+ * @param {number} failed
+ */
+function settledParts(captioned, failed) {
+  const text = settledText(captioned, failed);
+  if (captioned === 0 || failed === 0) return [text];
+  const textContent = `${failed} not`;
+  const title = 'Show the next photo that was not captioned';
+  return [text.slice(0, -textContent.length), create('button', { type: 'button', textContent, title })];
 }
 
 /** @param {Photo[]} photos */

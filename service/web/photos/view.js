@@ -2,7 +2,7 @@
 
 import { wantsKey } from '../access.js';
 import { announce } from '../announce.js';
-import { byId, showText } from '../dom.js';
+import { byId, part, showText } from '../dom.js';
 import { openPicker } from '../intake.js';
 import { requestOptions } from '../options.js';
 import { downloadBlob } from '../save.js';
@@ -26,6 +26,8 @@ const plates = new Map();
 const queue = createQueue(REQUESTS_AT_ONCE, caption);
 /** @type {() => import('../options.js').Options} */
 let chosenOptions;
+/** @type {HTMLElement | null} the plate of a failed photo that was shown last */
+let lastFailed = null;
 
 /**
  * Makes the view work.
@@ -38,6 +40,9 @@ export function openPhotos(options) {
   onClick('again', () => captionAgain([...plates.keys()]));
   for (const change of ['input', 'reset']) byId('options-form').addEventListener(change, showWhetherDue);
   onClick('clear', clear);
+  byId('progress-text').addEventListener('click', ({ target }) => {
+    if (target instanceof HTMLButtonElement) showNextFailed();
+  });
   onClick('save-text', () => save('semicap-captions.txt', toText, 'text/plain'));
   onClick('save-json-lines', () => save('semicap-captions.jsonl', toJsonLines, 'application/jsonl'));
   return { add: addPhotos, tryWithKey };
@@ -143,6 +148,15 @@ function clear() {
   byId('notice').hidden = true;
   announce('All photos removed.');
   byId('choose').focus();
+}
+
+/** From one failed photo to the next, and from the last to the first. */
+function showNextFailed() {
+  const failed = [...plates].filter(([{ state }]) => state === 'failed').map(([, plate]) => plate);
+  const next = failed[(failed.findIndex((plate) => plate === lastFailed) + 1) % failed.length];
+  lastFailed = next;
+  next.scrollIntoView({ block: 'center' });
+  part(next, '.remove').focus({ preventScroll: true });
 }
 
 /** @param {Photo} photo */
