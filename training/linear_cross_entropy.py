@@ -29,7 +29,10 @@ def linear_cross_entropy(
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """The gradient is known as soon as the softmax is: it is taken while a chunk's logits are there."""
+    """The gradient is known as soon as the softmax is: it is taken while a chunk's logits are there.
+
+    That of weights which don't learn, as under adapters, is not: it is a third of the work.
+    """
 
     @staticmethod
     def forward(
@@ -38,16 +41,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         low_weight = weight.to(dtype)
         loss = torch.zeros((), device=states.device)
         states_gradient = torch.empty_like(states, dtype=torch.float32)
-        weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
+        is_learning = ctx.needs_input_grad[1]
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if is_learning else None
         for first in range(0, len(targets), CHUNK):
             rows = slice(first, first + CHUNK)
             low_states = states[rows].to(dtype)
             chunk_loss, gradient = _chunk((low_states @ low_weight.T).float(), targets[rows], label_smoothing)
             loss += chunk_loss
             states_gradient[rows] = gradient.to(dtype) @ low_weight
-            weight_gradient += gradient.to(dtype).T @ low_states
+            if weight_gradient is not None:
+                weight_gradient += gradient.to(dtype).T @ low_states
         count = max(1, len(targets))
-        ctx.save_for_backward(states_gradient / count, weight_gradient / count)
+        ctx.save_for_backward(
+            states_gradient / count, None if weight_gradient is None else weight_gradient / count
+        )
         ctx.types = states.dtype, weight.dtype
         return loss / count
 
@@ -58,7 +65,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         upstream = gradients[0]
         return (
             (upstream * states_gradient).to(states_type),
-            (upstream * weight_gradient).to(weight_type),
+            None if weight_gradient is None else (upstream * weight_gradient).to(weight_type),
             None,
             None,
             None,

@@ -23,6 +23,21 @@ def test_value_and_gradients_are_those_of_whole_logits(
         torch.testing.assert_close(ours, theirs)
 
 
+def test_weights_that_do_not_learn_cost_no_gradient() -> None:
+    states, weight, targets = _problem(rows=11)
+    (wanted,) = torch.autograd.grad(linear_cross_entropy(states, weight, targets), states)
+    kept: list[torch.Size] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = linear_cross_entropy(states, weight.detach(), targets)
+    torch.testing.assert_close(torch.autograd.grad(loss, states)[0], wanted)
+    assert kept == [states.shape]
+
+
 def test_autocast_runs_the_products_in_its_type_and_keeps_the_result_close() -> None:
     states, weight, targets = _problem(rows=64)
     exact = linear_cross_entropy(states, weight, targets)
