@@ -62,7 +62,8 @@ class ClipEncoder(nn.Module):
         self.name = name
         self.revision = revision
         text = getattr(model, "text", model)
-        if getattr(text, "attn_mask", None) is None or not hasattr(text, "token_embedding"):
+        is_causal = getattr(text, "attn_mask", None) is not None and hasattr(text, "token_embedding")
+        if not is_causal or getattr(text, "cls_emb", None) is not None:  # CoCa pools at a token of its own
             raise ClipError(
                 f"{name}: its text tower is not open_clip's causal transformer, which captioning needs"
             )

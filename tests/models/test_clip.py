@@ -119,3 +119,13 @@ def test_facts_of_a_clip_are_those_of_the_loaded_one(tmp_path: Path) -> None:
         clip_facts(ClipConfig("ViT-B-33"))
     with pytest.raises(ClipError, match="has no"):
         clip_facts(ClipConfig("local-dir:none"), beside=tmp_path)
+
+
+def test_coca_which_pools_at_a_token_of_its_own_is_refused(clip: ClipEncoder) -> None:
+    """Read at the end-of-text, its captions would get other vectors than CoCa's, without a word."""
+    coca = torch.nn.Module()
+    coca.text = open_clip.transformer.TextTransformer(
+        context_length=8, vocab_size=16, width=8, heads=1, layers=1, output_dim=8, embed_cls=True
+    )
+    with pytest.raises(ClipError, match="coca: its text tower is not"):
+        ClipEncoder(coca, clip.tokenizer, clip.preprocess, name="coca", revision="random")
