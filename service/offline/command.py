@@ -16,7 +16,7 @@ from service.images import ImageLimits
 from service.model_choice import load_chosen
 from service.model_registry import ModelRegistry
 from service.offline.caption_files import FileCaptioning, shared_sidecars, split_done
-from service.offline.outputs import HumanLines, JsonLines, JsonLinesFile, Output, Sidecars, shown
+from service.offline.outputs import HumanLines, JsonLines, JsonLinesFile, Lines, Output, Sidecars, shown
 from service.offline.photo_files import find_photos
 from service.registry import ServedModel
 from service.settings import Settings
@@ -51,9 +51,10 @@ class CaptionCommand:
         """
         photos = find_photos(self.paths)
         with ExitStack() as stack:
-            outputs = self._outputs(stack)
+            listener = stack.enter_context(_progress())
+            outputs = self._outputs(stack, listener.stdout())
             to_do, skipped = split_done(photos, outputs)
-            listener = stack.enter_context(_progress(len(to_do)))
+            listener.expect(len(to_do))
             clashing = shared_sidecars(photos) if self.writes_sidecars else {}
             for photo, owner in clashing.items():
                 listener.failed(photo, f"its sidecar would be that of {shown(owner)}; rename one of them")
@@ -67,15 +68,15 @@ class CaptionCommand:
                 wanted, model, settings=settings, outputs=outputs, listener=listener, skipped=skipped
             )
 
-    def _outputs(self, stack: ExitStack) -> list[Output]:
+    def _outputs(self, stack: ExitStack, stdout: Lines) -> list[Output]:
         outputs: list[Output] = []
         if self.output is not None:
             outputs.append(JsonLinesFile(self.output))
         if self.writes_sidecars:
             outputs.append(Sidecars(replaces=self.overwrites))
         if self.prints_json:
-            outputs.append(JsonLines(sys.stdout))
-        outputs = outputs or [HumanLines(sys.stdout)]
+            outputs.append(JsonLines(stdout))
+        outputs = outputs or [HumanLines(stdout)]
         for output in outputs:
             stack.callback(output.close)
         return outputs
@@ -132,6 +133,14 @@ class _ProgressListener:
         self.task = task
         self.num_failed = 0
 
+    def stdout(self) -> Lines:
+        """Standard output, above the bar where both are on one terminal."""
+        is_shared = sys.stdout.isatty() and not self.progress.disable
+        return _AboveBar(self.progress.console) if is_shared else sys.stdout
+
+    def expect(self, num_photos: int) -> None:
+        self.progress.update(self.task, total=num_photos)
+
     def failed(self, photo: Path, reason: str) -> None:
         self.num_failed += 1
         self.say(f"{shown(photo)}: {reason}")
@@ -140,12 +149,27 @@ class _ProgressListener:
         self.progress.advance(self.task)
 
     def say(self, text: str) -> None:
-        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.progress.console.print(text, soft_wrap=True)
+
+
+class _AboveBar:
+    """Lines on a terminal whose last line is a bar."""
+
+    encoding = "utf-8"
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def write(self, text: str) -> None:
+        self.console.print(text, end="", soft_wrap=True)
+
+    def flush(self) -> None:
+        pass
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[_ProgressListener]:
-    console = Console(stderr=True)
+def _progress() -> Iterator[_ProgressListener]:
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
     columns = (
         TextColumn("captioning"),
         BarColumn(),
@@ -157,6 +181,6 @@ def _progress(total: int) -> Iterator[_ProgressListener]:
         console=console,
         transient=True,
         disable=not console.is_terminal,
-        redirect_stdout=sys.stdout.isatty(),  # else what is piped away would be drawn above the bar
+        redirect_stdout=False,  # what is piped away would be drawn above the bar
     ) as progress:
-        yield _ProgressListener(progress, progress.add_task("captioning", total=total))
+        yield _ProgressListener(progress, progress.add_task("captioning", total=None))

@@ -7,7 +7,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 Record = dict[str, Any]
 """One photo's line: file_name, captions, image, warnings, model, date."""
@@ -49,12 +49,23 @@ class Output(Protocol):
         """Called once at the end, however it came."""
 
 
+class Lines(Protocol):
+    """Where lines go: a text stream, or a terminal that has a progress bar on it too."""
+
+    @property
+    def encoding(self) -> str: ...
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> None: ...
+
+
 class JsonLines:
     """One JSON object a line to a stream, such as standard output."""
 
     remembers = False
 
-    def __init__(self, stream: IO[str], name: str = _STDOUT) -> None:
+    def __init__(self, stream: Lines, name: str = _STDOUT) -> None:
         self.stream = stream
         self.name = name
 
@@ -76,7 +87,7 @@ class HumanLines:
 
     remembers = False
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Lines) -> None:
         self.stream = stream
 
     def has(self, photo: Path) -> bool:
@@ -118,6 +129,7 @@ class JsonLinesFile:
             raise OutputError(
                 f"{shown(path)} cannot be written ({error.strerror or error}); name another --output"
             ) from error
+        self._stream = stream
         self._lines = JsonLines(stream, shown(path))
 
     def has(self, photo: Path) -> bool:
@@ -133,7 +145,7 @@ class JsonLinesFile:
         self._done.add(str(photo))
 
     def close(self) -> None:
-        self._lines.stream.close()
+        self._stream.close()
 
 
 class Sidecars:
@@ -183,7 +195,7 @@ def shown(path: Path) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def _put(text: str, stream: IO[str], *, name: str) -> None:
+def _put(text: str, stream: Lines, *, name: str) -> None:
     try:
         stream.write(text)
         stream.flush()
@@ -193,7 +205,7 @@ def _put(text: str, stream: IO[str], *, name: str) -> None:
         raise LostOutputError(f"{name} cannot be written ({error.strerror or error})") from error
 
 
-def _lock(stream: IO[str], path: Path) -> None:
+def _lock(stream: TextIO, path: Path) -> None:
     """Two runs would write each photo twice, and one cut off the line that the other is writing as torn."""
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -220,7 +232,7 @@ def _read(path: Path) -> tuple[set[str], bytes]:
     return names, b"" if line.endswith(b"\n") else line
 
 
-def _end_line(stream: IO[str], unended: bytes, *, whole_bytes: int) -> None:
+def _end_line(stream: TextIO, unended: bytes, *, whole_bytes: int) -> None:
     """A run that was killed may leave part of a line; its photo is captioned again."""
     if _is_torn(unended):
         stream.truncate(whole_bytes)

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -288,6 +289,34 @@ def test_folder_leaves_out_hidden_files_and_other_kinds(folder: Path) -> None:
 def test_path_that_names_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NoSuchPhotoError, match="nowhere"):
         find_photos([str(tmp_path / "nowhere")])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # the start of a process that imports torch
+def test_captions_on_a_terminal_stand_above_the_bar(tiny_checkpoint: Path, folder: Path) -> None:
+    (folder / "1.jpg").rename(folder / ":cat: [red].jpg")
+    controller, terminal = pty.openpty()
+    command = [sys.executable, "-m", "service.cli", "caption", str(folder), "--strategy", "greedy"]
+    with subprocess.Popen(
+        [*command, "--checkpoint", str(tiny_checkpoint)],
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"},
+    ):
+        os.close(terminal)
+        seen = b"".join(iter(lambda: _read_some(controller), b"")).decode(errors="replace")
+    os.close(controller)
+    captions = [line for line in seen.split("\r\n") if "(CLIPScore" in line]
+    assert len(captions) == 5
+    assert all(line.split("\x1b[2K")[-1].startswith(str(folder)) for line in captions)
+    assert ":cat: [red].jpg" in seen
+
+
+def _read_some(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # Linux's way to say that the other end is closed
+        return b""
 
 
 FULL_DISK = Path("/dev/full")
