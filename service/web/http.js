@@ -89,15 +89,15 @@ export function requestJson(address, init = {}) {
  * @param {string} method
  * @param {string} address
  * @param {unknown} [body]
- * @param {{limitMs: number}} [how]
+ * @param {{limitMs?: number, headers?: Record<string, string>}} [how]
  * @returns {Promise<any>}
  * @throws {RequestFailed}
  */
-export function sendJson(method, address, body, { limitMs } = { limitMs: ANSWER_LIMIT_MS }) {
+export function sendJson(method, address, body, { limitMs = ANSWER_LIMIT_MS, headers = {} } = {}) {
   const signal = AbortSignal.timeout(limitMs);
-  if (body === undefined) return requestJson(address, { method, signal });
-  const headers = { 'Content-Type': 'application/json' };
-  return requestJson(address, { method, signal, headers, body: JSON.stringify(body) });
+  if (body === undefined) return requestJson(address, { method, signal, headers });
+  const typed = { ...headers, 'Content-Type': 'application/json' };
+  return requestJson(address, { method, signal, headers: typed, body: JSON.stringify(body) });
 }
 
 /**

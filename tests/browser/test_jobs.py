@@ -237,10 +237,16 @@ def test_sending_can_be_stopped_and_begun_again(
     worker.do_all()
 
 
-def test_photos_are_not_sent_again_when_only_the_start_failed(
+def test_start_whose_answer_is_lost_neither_sends_photos_again_nor_makes_a_second_job(
     jobs: JobPage, many: list[Path], worker: InlineWorker
 ) -> None:
-    jobs.page.route("**/v1/jobs/captions", lambda route: route.abort(), times=1)
+    started: list[str] = []
+
+    def lose_answer(route: Route) -> None:
+        started.append(route.fetch().json()["id"])
+        route.abort()
+
+    jobs.page.route("**/v1/jobs/captions", lose_answer, times=1)
     sent: list[str] = []
     jobs.page.on("request", lambda request: sent.append(request.url.rpartition("/")[2]))
     jobs.choose(many[0])
@@ -249,6 +255,7 @@ def test_photos_are_not_sent_again_when_only_the_start_failed(
     jobs.press("Start job")
     expect(jobs.state).to_have_text("Waiting for a worker")
     assert sent.count("datasets") == 1
+    assert jobs.page.url.endswith(f"#jobs/{started[0]}")
     worker.do_all()
 
 

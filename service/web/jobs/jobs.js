@@ -81,11 +81,12 @@ export function fetchDataset(id) {
 /**
  * @param {'captions' | 'finetune'} kind
  * @param {Record<string, unknown>} asked
+ * @param {string} key one for each job: sent again with it, after an answer that was lost, no second job starts
  * @returns {Promise<Job>}
  */
-export function submitJob(kind, asked) {
+export function submitJob(kind, asked, key) {
   const route = kind === 'captions' ? 'v1/jobs/captions' : 'v1/jobs/finetunes';
-  return sendJson('POST', route, asked, { limitMs: SUBMIT_LIMIT_MS });
+  return sendJson('POST', route, asked, { limitMs: SUBMIT_LIMIT_MS, headers: { 'Idempotency-Key': key } });
 }
 
 /**

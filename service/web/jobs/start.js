@@ -36,6 +36,8 @@ const KINDS = {
 let chosen = [];
 /** @type {import('./upload.js').Dataset | null} what was sent, while its job could not be started yet */
 let sent = null;
+/** What was asked for last, and which one of this page that was. */
+let submitted = { wishes: '', number: 0 };
 let isBusy = false;
 /** @type {AbortController | null} stops what is on its way */
 let sending = null;
@@ -163,7 +165,8 @@ async function start() {
     sent = dataset;
     rememberPhotos(dataset.id, chosen);
     say('Starting');
-    const job = await submitJob(chosenKind(), asked(dataset.id));
+    const wanted = asked(dataset.id);
+    const job = await submitJob(chosenKind(), wanted, keyOf(dataset.id, wanted));
     announce('Job started.');
     setChosen([]);
     // Whoever has gone to another view meanwhile stays there.
@@ -173,6 +176,18 @@ async function start() {
   } finally {
     setBusy(false);
   }
+}
+
+/**
+ * The same one for the same wishes; a dataset is sent anew for each job, so no other page has it.
+ *
+ * @param {string} dataset
+ * @param {Record<string, unknown>} wanted
+ */
+function keyOf(dataset, wanted) {
+  const wishes = JSON.stringify([chosenKind(), wanted]);
+  if (wishes !== submitted.wishes) submitted = { wishes, number: submitted.number + 1 };
+  return `page-${dataset}-${submitted.number}`;
 }
 
 async function upload() {
