@@ -39,14 +39,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def turned_upright(image: Image.Image) -> Image.Image:
     """The picture as EXIF's orientation wants it shown; as it lies in the file where that cannot be read.
 
-    Pillow's exif_transpose also writes all EXIF data again, and fails where one of them has a wrong type.
+    What is turned says no more of its orientation. Pillow's exif_transpose writes all other EXIF data again, and
+    fails where one of them has a wrong type.
     """
     image.load()
     try:
         method = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # noqa: BLE001 - broken EXIF is no reason to refuse the picture
         return image
-    return image if method is None else image.transpose(method)
+    if method is None:
+        return image
+    turned = image.transpose(method)
+    turned.info = {name: value for name, value in image.info.items() if name == "transparency"}
+    return turned
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:

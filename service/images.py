@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from io import BytesIO
 
 from jaxtyping import UInt8
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 from torch import Tensor
 
-from models.preprocess import Preprocess, to_rgb
+from models.preprocess import Preprocess, to_rgb, turned_upright
 from service.errors import BrokenImageError, ImageTooLargeError, UnsupportedImageError
 from service.image_formats import formats, recognised_format
 
@@ -128,6 +128,8 @@ def _unreadable(data: bytes) -> BrokenImageError | UnsupportedImageError:
 
 
 def _displayed_size(image: Image.Image) -> tuple[int, int]:
+    if _format_of(image) == "TIFF":  # which Pillow turns itself, and states so
+        return image.size
     try:
         sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
     except Exception:  # noqa: BLE001 - broken EXIF is no reason to refuse the picture
@@ -139,9 +141,7 @@ def _decode(image: Image.Image, needed_edge: int) -> Image.Image:
     try:
         if _format_of(image) == "JPEG":
             image.draft(None, (needed_edge, needed_edge))
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return to_rgb(_reduced(image, needed_edge))
+        return to_rgb(_reduced(turned_upright(image), needed_edge))
     except MemoryError:
         raise
     except Exception as error:

@@ -38,11 +38,11 @@ def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def rotated_by_exif(image: Image.Image) -> bytes:
-    """A JPEG stored on its side, with the EXIF orientation that sets it upright."""
+def rotated_by_exif(image: Image.Image, format: str = "JPEG") -> bytes:
+    """A file stored on its side, with the EXIF orientation that sets it upright."""
     exif = Image.Exif()
     exif[_ORIENTATION] = 6
-    return encoded(image.rotate(90, expand=True), "JPEG", quality=95, exif=exif)
+    return encoded(image.rotate(90, expand=True), format, quality=95, exif=exif)
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -4,7 +4,7 @@ import contextlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from models.preprocess import Preprocess
 from service.errors import BrokenImageError, ImageTooLargeError, ServiceError, UnsupportedImageError
@@ -44,6 +44,24 @@ def test_size_is_that_of_the_picture_as_displayed() -> None:
     image, facts = read(pictures.rotated_by_exif(pictures.cat()))
     assert (facts.width, facts.height) == (144, 96)
     assert distance(image, pictures.cat()) < 8
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
+def test_large_picture_on_its_side_is_turned_once_in_every_format(format: str) -> None:
+    image, facts = read(pictures.rotated_by_exif(pictures.cat(600), format), needed_edge=50)
+    assert (facts.width, facts.height) == (900, 600)
+    assert distance(image, pictures.cat()) < 12
+
+
+def test_exif_data_of_a_wrong_type_do_not_cost_the_photo() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.ImageDescription] = 6, "a cat"
+    data = pictures.encoded(pictures.cat().rotate(90, expand=True), "JPEG", exif=exif)
+    damaged = data.replace(b"\x01\x0e\x00\x02", b"\x01\x00\x00\x02")  # the description is now the width
+    assert damaged != data
+    image, facts = read(damaged)
+    assert (facts.width, facts.height) == (144, 96)
+    assert distance(image, pictures.cat()) < 12
 
 
 def test_large_jpeg_is_decoded_at_reduced_size_but_reported_whole() -> None:
