@@ -39,8 +39,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def turned_upright(image: Image.Image) -> Image.Image:
     """The picture as EXIF's orientation wants it shown; as it lies in the file where that cannot be read.
 
-    What is turned says no more of its orientation. Pillow's exif_transpose writes all other EXIF data again, and
-    fails where one of them has a wrong type.
+    What is turned says no more of its orientation. Pillow's exif_transpose writes all other EXIF data
+    again, and fails where one of them has a wrong type.
     """
     image.load()
     try:
