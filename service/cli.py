@@ -1,14 +1,24 @@
 """The command `semicap`, from its first import on without a traceback when Ctrl-C comes."""
 
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 INTERRUPTED = 130
 
 
 def main() -> None:
     """Runs the command line and ends the process."""
+    interrupts: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background it is ignored
+        signal.signal(signal.SIGINT, interrupt)
     try:
         _open_closed_streams()
         from service.commands import run
@@ -16,6 +26,10 @@ def main() -> None:
         status = run(sys.argv[1:])
     except KeyboardInterrupt:
         status = INTERRUPTED
+    except Exception:
+        if not interrupts:
+            raise
+        status = INTERRUPTED  # an import that was cut short may fail with anything
     sys.exit(status)
 
 

@@ -43,6 +43,22 @@ def test_ctrl_c_while_the_command_is_imported_says_nothing(imported: str) -> Non
     assert (finished.returncode, finished.stdout, finished.stderr) == (130, "", "")
 
 
+def test_import_that_ctrl_c_has_broken_says_nothing() -> None:
+    code = (
+        "import os, signal, sys; sys.argv = ['semicap', 'caption', 'x']\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class CtrlC:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name != 'service.offline.cli': return None\n"
+        "        try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "        except KeyboardInterrupt: raise KeyError('half a module')\n"
+        "sys.meta_path.insert(0, CtrlC())\n"
+        "from service.cli import main; main()"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize(
     ("redirect", "status", "said"),
     [(">&-", 0, ""), (">/dev/full", 2, "semicap: [Errno 28] No space left on device\n")],
