@@ -11,6 +11,7 @@ from torch import Tensor
 from models.preprocess import Preprocess, to_rgb, turned_upright
 from service.errors import BrokenImageError, ImageTooLargeError, UnsupportedImageError
 from service.image_formats import formats, recognised_format
+from service.sizes import size_text
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 
@@ -90,7 +91,8 @@ def sha256_of(data: bytes) -> str:
 def too_many_bytes(count: int, max_bytes: int) -> ImageTooLargeError:
     """The error for an image file that is too long."""
     return ImageTooLargeError(
-        f"the image has {count} bytes; at most {max_bytes} are taken", max_bytes=max_bytes
+        f"the image has {size_text(count)}, more than the {size_text(max_bytes)} that are taken",
+        max_bytes=max_bytes,
     )
 
 

@@ -24,6 +24,7 @@ from service.errors import (
 )
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.sizes import size_text
 
 REQUEST_ID_HEADER = "X-Request-ID"
 CLIENT_GONE_STATUS = 499
@@ -46,8 +47,9 @@ class BodyBudget:
 
     def take(self, count: int) -> None:
         if self.held_bytes + count > self.limit_bytes:
+            held, limit = size_text(self.held_bytes), size_text(self.limit_bytes)
             raise QueueFullError(
-                f"requests in flight hold {self.held_bytes} bytes; together they may hold {self.limit_bytes}",
+                f"requests in flight hold {held}; together they may hold {limit}",
                 retry_after_s=self.retry_after_s,
             )
         self.held_bytes += count
@@ -222,7 +224,8 @@ class InTime:
 
 def _too_large(max_bytes: int) -> RequestTooLargeError:
     return RequestTooLargeError(
-        f"the request body has more than {max_bytes} bytes; send fewer or smaller images", max_bytes=max_bytes
+        f"the request body has more than {size_text(max_bytes)}; send fewer or smaller images",
+        max_bytes=max_bytes,
     )
 
 

@@ -16,6 +16,7 @@ from typing import IO, TypeAlias, cast
 from service.errors import FileLeftOutError, InvalidDatasetError, ServiceError, UnreadableFileError
 from service.image_formats import recognised_format
 from service.jobs.xz_file import open_xz
+from service.sizes import size_text
 
 MAX_DIRECTORY_BYTES = 64 * 1024 * 1024
 """Of a zip's list of members, some 700,000 of them; they are all held in memory while it is read."""
@@ -125,7 +126,7 @@ class _ShortReads:
         data = self._file.read(size if 0 <= size <= MAX_DIRECTORY_BYTES else MAX_DIRECTORY_BYTES + 1)
         if len(data) > MAX_DIRECTORY_BYTES:
             raise InvalidDatasetError(
-                f"the zip's list of members has more than {MAX_DIRECTORY_BYTES} bytes; "
+                f"the zip's list of members has more than {size_text(MAX_DIRECTORY_BYTES)}; "
                 "send a tar, or several zips"
             )
         return data

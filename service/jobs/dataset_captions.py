@@ -6,6 +6,7 @@ from service.errors import InvalidDatasetError
 from service.jobs.bucket import Bucket
 from service.jobs.documents import Dataset
 from service.jobs.store import ArtifactStore
+from service.sizes import size_text
 
 CAPTIONS_FILE = "metadata.jsonl"
 
@@ -25,7 +26,7 @@ def read_captions(dataset: Dataset, store: ArtifactStore) -> bytes:
     except OSError as error:
         raise InvalidDatasetError(f"{CAPTIONS_FILE} cannot be read: {error.strerror or error}") from error
     if len(data) > MAX_CAPTIONS_BYTES:
-        raise InvalidDatasetError(f"{CAPTIONS_FILE} has more than {MAX_CAPTIONS_BYTES} bytes")
+        raise InvalidDatasetError(f"{CAPTIONS_FILE} has more than {size_text(MAX_CAPTIONS_BYTES)}")
     return data
 
 

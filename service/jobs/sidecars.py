@@ -13,6 +13,7 @@ from service.errors import UnreadableFileError
 from service.jobs.documents import CaptionJob, Dataset, Item, ItemResult
 from service.jobs.text_names import TextNames, TextNamesOf
 from service.problems import problem_of
+from service.sizes import size_text
 
 PROVENANCE_FILE = ".semicap.jsonl"
 """In the dataset's folder: which texts are a machine's, by their content, from which model and when."""
@@ -127,7 +128,7 @@ def _result(number: int, item: Item, outcome: str, **more: Any) -> ItemResult:
 def _check_combinable(path: Path, text: bytes) -> None:
     """A person's text is never changed: what cannot be read as text is not written either."""
     if len(text) > _MAX_TEXT_BYTES:
-        raise TextLeftError(f"{path.name} has more than {_MAX_TEXT_BYTES} bytes; it is left as it is")
+        raise TextLeftError(f"{path.name} has more than {size_text(_MAX_TEXT_BYTES)}; it is left as it is")
     try:
         if "\0" not in text.decode():  # UTF-16 without a mark
             return

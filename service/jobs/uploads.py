@@ -21,6 +21,7 @@ from service.jobs.archive_members import Member, file_itself, members_of
 from service.jobs.dataset_captions import CAPTIONS_FILE, MAX_CAPTIONS_BYTES
 from service.jobs.datasets import DatasetWriter, is_unicode
 from service.offline.photo_files import EXTENSIONS
+from service.sizes import size_text
 
 ARCHIVES = ("application/zip", "application/x-zip-compressed", "application/x-tar", "application/gzip")
 
@@ -83,7 +84,7 @@ class Ingest:
         self._left_bytes -= num_bytes
         if self._left_bytes < 0:
             raise RequestTooLargeError(
-                f"unpacked, the dataset has more than {self._limits.max_bytes} bytes; split it",
+                f"unpacked, the dataset has more than {size_text(self._limits.max_bytes)}; split it",
                 max_bytes=self._limits.max_bytes,
             )
 
@@ -126,9 +127,8 @@ class Ingest:
         if member.name == CAPTIONS_FILE and member.num_bytes > MAX_CAPTIONS_BYTES:
             return _too_long_captions()
         if member.name != CAPTIONS_FILE and member.num_bytes > self._limits.max_image_bytes:
-            return ImageTooLargeError(
-                f"has {member.num_bytes} bytes; a photo may have {self._limits.max_image_bytes}"
-            )
+            size, limit = size_text(member.num_bytes), size_text(self._limits.max_image_bytes)
+            return ImageTooLargeError(f"has {size}, more than the {limit} of a photo")
         packed = member.packed_bytes
         if packed is not None and member.num_bytes > max(_SMALL_BYTES, _MAX_RATIO * max(packed, 1)):
             return FileLeftOutError(f"unpacks to more than {_MAX_RATIO} times its size")
@@ -136,7 +136,7 @@ class Ingest:
 
 
 def _too_long_captions() -> ServiceError:
-    return FileLeftOutError(f"has more than {MAX_CAPTIONS_BYTES} bytes, which {CAPTIONS_FILE} may have")
+    return FileLeftOutError(f"has more than {size_text(MAX_CAPTIONS_BYTES)}, which {CAPTIONS_FILE} may have")
 
 
 def _name_problem(name: str) -> ServiceError | None:
@@ -159,7 +159,7 @@ def _name_problem(name: str) -> ServiceError | None:
 def _content_problem(name: str, data: bytes, max_bytes: int) -> ServiceError | None:
     """A file that calls itself a photo is taken even when it is broken: its job will say what is wrong."""
     if len(data) > max_bytes:
-        return ImageTooLargeError(f"has more than {max_bytes} bytes")
+        return ImageTooLargeError(f"has more than the {size_text(max_bytes)} of a photo")
     looks_like_photo = recognised_format(data[:_HEADER_BYTES]) is not None
     if looks_like_photo or PurePosixPath(name).suffix.lower() in EXTENSIONS:
         return None

@@ -111,7 +111,7 @@ def test_text_that_no_caption_can_be_put_to_stays_byte_for_byte_and_is_an_error_
     lines = list(errors(parts.jobs.results(job.id)))
     assert [line["problem"]["detail"] for line in lines] == [
         *(f"{name}.txt is not UTF-8 text; it is left as it is" for name in NOT_UTF8),
-        "0003.txt has more than 1048576 bytes; it is left as it is",
+        "0003.txt has more than 1 MB; it is left as it is",
     ]
     status = parts.jobs.status(job.id)
     assert (status.state, status.counts.done, status.counts.failed) == ("succeeded", 1, 4)

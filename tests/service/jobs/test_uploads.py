@@ -101,7 +101,7 @@ def test_dangerous_and_foreign_members_of_a_zip_are_named(store: ArtifactStore) 
     assert "leads out" in found["../up.jpg"]
     assert "link" in found["link.jpg"]
     assert "archive inside" in found["inner.zip"]
-    assert "bytes" in found["bomb.png"]
+    assert found["bomb.png"] == "has 3.9 MB, more than the 1 MB of a photo"
     assert "not a photo" in found["notes.txt"]
     assert dataset.num_rejected == 8
 
@@ -143,7 +143,7 @@ def test_upload_beyond_a_limit_is_refused_whole(store: ArtifactStore) -> None:
     with pytest.raises(InvalidDatasetError, match="more than 20 photos"):
         ingested(store, ("c.zip", many))
     skipped = b"".join(tar_of(iter([(f"{n}.bin", bytes(2_000_000)) for n in range(4)])))
-    with pytest.raises(RequestTooLargeError, match="more than 5000000 bytes"):
+    with pytest.raises(RequestTooLargeError, match="more than 5 MB"):
         ingested(store, ("x.tar", skipped))
     assert store.keys("datasets") == []
 
@@ -153,7 +153,7 @@ def test_zip_with_too_long_a_list_of_members_is_refused_before_it_is_read(
 ) -> None:
     monkeypatch.setattr("service.jobs.archive_members.MAX_DIRECTORY_BYTES", 2000)
     names = [f"{number:060d}.jpg" for number in range(30)]
-    with pytest.raises(InvalidDatasetError, match="list of members has more than 2000 bytes"):
+    with pytest.raises(InvalidDatasetError, match="list of members has more than 2 kB"):
         ingested(store, ("c.zip", zipped(*((name, photo()) for name in names))))
     assert ingested(store, ("c.zip", zipped(*((name, photo()) for name in names[:15])))).num_items == 15
 
@@ -179,7 +179,7 @@ def test_captions_may_be_longer_than_a_photo(store: ArtifactStore, monkeypatch: 
     tar = b"".join(tar_of(iter([("a.jpg", photo()), ("metadata.jsonl", 2 * lines)])))
     for upload in (("x.tar", tar),), (("a.jpg", photo()), ("metadata.jsonl", 2 * lines)):
         found = reasons(ingested(store, *upload))
-        assert found == {"metadata.jsonl": "has more than 3000000 bytes, which metadata.jsonl may have"}
+        assert found == {"metadata.jsonl": "has more than 3 MB, which metadata.jsonl may have"}
 
 
 def test_captions_that_are_damaged_are_named_and_not_kept_in_part(store: ArtifactStore) -> None:
