@@ -19,7 +19,8 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
+        reason, _, _ = (error.strerror or str(error)).partition(" (while")  # Python repeats the address there
         raise PortError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; "
+            f"cannot listen on {host}:{port}: {reason}; "
             "choose another address with --host and --port (SEMICAP_HOST, SEMICAP_PORT)"
         ) from error

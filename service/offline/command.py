@@ -15,7 +15,7 @@ from service.engine.options import CaptionOptions
 from service.images import ImageLimits
 from service.model_choice import load_chosen
 from service.model_registry import ModelRegistry
-from service.offline.caption_files import FileCaptioning, shared_sidecars, split_done
+from service.offline.caption_files import FileCaptioning, Tally, shared_sidecars, split_done
 from service.offline.outputs import HumanLines, JsonLines, JsonLinesFile, Lines, Output, Sidecars, shown
 from service.offline.photo_files import find_photos
 from service.registry import ServedModel
@@ -59,6 +59,8 @@ class CaptionCommand:
             for photo, owner in clashing.items():
                 listener.failed(photo, f"its sidecar would be that of {shown(owner)}; rename one of them")
             wanted = [photo for photo in to_do if photo not in clashing]
+            if not wanted:
+                return _end(Tally(), listener, skipped=skipped)
             if settings.checkpoint is None and self.options.model is not None:
                 settings = settings.model_copy(update={"checkpoint": Path(self.options.model)})
             model, _ = load_chosen(ModelRegistry.reading(settings), settings)
@@ -108,20 +110,19 @@ class CaptionCommand:
             interrupted = True
         finally:
             engine.stop(drain_s=0)
-        return _end(files, listener, skipped=skipped, interrupted=interrupted)
+        status = _end(files.tally, listener, skipped=skipped)
+        if interrupted:
+            remembers = any(output.remembers for output in outputs)
+            listener.say("stopped; the same command goes on from here" if remembers else "stopped")
+        return INTERRUPTED if interrupted else status
 
 
-def _end(files: FileCaptioning, listener: "_ProgressListener", *, skipped: int, interrupted: bool) -> int:
-    tally = files.tally
+def _end(tally: Tally, listener: "_ProgressListener", *, skipped: int) -> int:
     rate = tally.done / tally.seconds if tally.seconds else 0.0
     listener.say(
         f"captioned {tally.done}, already done {skipped}, failed {listener.num_failed} "
         f"in {tally.seconds:.1f} s ({rate:.1f} images/s)"
     )
-    if interrupted:
-        remembers = any(output.remembers for output in files.outputs)
-        listener.say("stopped; the same command goes on from here" if remembers else "stopped")
-        return INTERRUPTED
     return SOME_FAILED if listener.num_failed else os.EX_OK
 
 

@@ -33,9 +33,9 @@ def test_full_queue_is_openais_rate_limit_error(small: TestClient) -> None:
 def test_long_body_is_refused_in_each_shape(small: TestClient) -> None:
     long = "x" * 30_000
     assert small.post(OPENAI, json={"messages": long}).json()["error"]["code"] == "request_too_large"
-    assert "bytes" in small.post("/api/generate", json={"prompt": long}).json()["error"]
+    assert "20 kB" in small.post("/api/generate", json={"prompt": long}).json()["error"]
     assert small.post("/api/v1/vision/caption", json={"id": long}).json()["code"] == 413
-    assert "bytes" in small.post("/models/semicap", content=long).json()["error"]
+    assert "20 kB" in small.post("/models/semicap", content=long).json()["error"]
     assert small.post("/v1/captions", content=long).headers["content-type"] == "application/problem+json"
 
 

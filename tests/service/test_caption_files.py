@@ -87,6 +87,10 @@ def test_second_run_does_only_what_is_left(
     assert output.read_text().startswith(before)
     assert len({line["file_name"] for line in lines(output)}) == len(lines(output)) == 5
 
+    no_model = settings.model_copy(update={"checkpoint": Path("none")})
+    assert CaptionCommand((str(folder),), GREEDY, output=output).run(no_model) == 0, "it loads none"
+    assert "captioned 0, already done 5" in capsys.readouterr().err
+
 
 def test_torn_last_line_is_healed(folder: Path, settings: Settings, tmp_path: Path) -> None:
     output = tmp_path / "captions.jsonl"

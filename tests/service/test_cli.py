@@ -159,7 +159,7 @@ def test_port_that_is_taken_is_one_line(
         port = str(taken.getsockname()[1])
         status, _, err = semicap("serve", "--port", port, "--checkpoint", str(tiny_checkpoint))
     assert status == 2
-    assert f"cannot listen on 127.0.0.1:{port}" in err
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another" in err
     assert len(err.splitlines()) == 1
 
 
