@@ -107,7 +107,7 @@ def with_versions(page: Page, address: str) -> Callable[[str], list[Request]]:
                 route,
                 {
                     "data": [
-                        named[0],
+                        named[0] | {"origin": "shipped"},
                         named[1]
                         | {
                             "origin": "finetuned",
@@ -142,6 +142,14 @@ def test_models_are_shown_with_facts_and_card(models: Page, tiny_model: ServedMo
     expect(view).to_contain_text("English")
     view.get_by_text("Model card").first.click()
     expect(view.locator(".card-text").first).to_contain_text("Random weights, for tests.")
+
+
+def test_shipped_version_tells_no_date_as_its_file_has_that_of_the_installation(
+    page: Page, with_versions: Callable[[str], list[Request]]
+) -> None:
+    with_versions("models")
+    expect(page.get_by_text("came with semicap")).to_have_count(1)
+    expect(page.get_by_text("Written", exact=True)).to_have_count(1)
 
 
 def test_models_are_shown_when_the_service_is_back(captions: CaptionPage) -> None:

@@ -126,6 +126,7 @@ async function change(button, { act, problem, done }) {
  */
 function factsOf({ stage, step, parent, origin, aliases = [], language, created, scorer }) {
   const written = new Date(created * 1000).toLocaleDateString(undefined, { dateStyle: 'long' });
+  const isInstalled = origin === 'shipped'; // its date is that of the installation
   /** @type {[string, string][]} */
   const facts = [
     ['Comes from', origin ? (ORIGINS[origin] ?? origin) : ''],
@@ -134,7 +135,7 @@ function factsOf({ stage, step, parent, origin, aliases = [], language, created,
     ['Also called', aliases.join(', ')],
     ['Scored by', `${scorer.name} ${scorer.revision}`],
     ['Language', new Intl.DisplayNames(undefined, { type: 'language' }).of(language) ?? language],
-    ['Written', written],
+    ['Written', isInstalled ? '' : written],
   ];
   return facts.filter(([, value]) => value !== '');
 }
