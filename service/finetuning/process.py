@@ -70,7 +70,7 @@ def main(root: Path) -> int:
         ending = run(task, folder)
     except LASTING_ERRORS as error:
         traceback.print_exception(error)  # for the worker's log
-        ending = Ending(error=_told(error))
+        ending = Ending(error=_told(error, folder))
     except KeyboardInterrupt:
         return STOPPED
     scratch = folder.ending.with_suffix(".writing")
@@ -131,13 +131,13 @@ def _forget_other_data(folder: RunFolder, data: RunData) -> None:
         seen.write_text(json.dumps({"fingerprint": data.fingerprint}))
 
 
-def _told(error: Exception) -> str:
-    """What callers may read of it: no path of this machine."""
+def _told(error: Exception, folder: RunFolder) -> str:
+    """What callers may read of it: no path of this machine, files of the run as they are called in its folder."""
     if isinstance(error, CheckpointError):
         return error.reason
     if isinstance(error, ClipError):
         return "a CLIP that the run needs cannot be loaded; the worker's log has the reason"
-    return str(error)
+    return str(error).replace(f"{folder.root}/", "")
 
 
 def _say(folder: RunFolder, phase: str) -> None:

@@ -14,6 +14,7 @@ from service.finetuning.task import Ending, RunFolder
 from tests.service import pictures
 from tests.service.finetuning.runs import photo_dataset, published, registry_of, store_of, task_on
 from tests.tiny import tiny_clip
+from training.loop import TrainingDivergedError
 from training.state import states
 
 
@@ -70,7 +71,7 @@ def test_run_publishes_a_version_with_report_and_parent(
     assert list(outcomes.values()).count("used") == 60
 
 
-@pytest.mark.parametrize("stage", ["base", "second scorer"])
+@pytest.mark.parametrize("stage", ["base", "second scorer", "training"])
 def test_reason_that_callers_read_names_no_folder_of_the_worker(
     stage: str,
     tmp_path: Path,
@@ -82,6 +83,8 @@ def test_reason_that_callers_read_names_no_folder_of_the_worker(
     def fail(*_: object) -> Ending:
         if stage == "base":
             raise CheckpointError("is damaged", tmp_path / "private place" / "model.safetensors")
+        if stage == "training":
+            raise TrainingDivergedError(f"the loss is nan; the last good state is {folder.training}/states/9")
         raise ClipError(f"{tmp_path}/private place has no weights")
 
     monkeypatch.setattr("service.finetuning.process.run", fail)
@@ -91,8 +94,9 @@ def test_reason_that_callers_read_names_no_folder_of_the_worker(
     assert main(folder.root) == 0
     told = Ending.read(folder.ending).error or ""
     assert told
+    assert str(tmp_path) not in told
     assert "private" not in told
-    assert "private place" in capsys.readouterr().err
+    assert str(tmp_path) in capsys.readouterr().err
 
 
 def test_labelled_photos_are_replayed_and_measured(
