@@ -132,7 +132,7 @@ def _forget_other_data(folder: RunFolder, data: RunData) -> None:
 
 
 def _told(error: Exception, folder: RunFolder) -> str:
-    """What callers may read of it: no path of this machine, files of the run as they are called in its folder."""
+    """What callers may read of it: no path of this machine; files of the run as its folder calls them."""
     if isinstance(error, CheckpointError):
         return error.reason
     if isinstance(error, ClipError):
