@@ -1,5 +1,7 @@
 """What tests share: a tiny real model, and the photos that a developer may have beside the checkout."""
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,14 @@ def log_goes_to_pytest() -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder_stays() -> Iterator[None]:
+    """`semicap api` moves that of its process, which is the tests' where they call it."""
+    before = tempfile.gettempdir()
+    yield
+    tempfile.tempdir = before
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The real application around a tiny real model."""
 
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,7 +41,6 @@ def client(make_client: MakeClient) -> TestClient:
 def semicap(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Semicap:
     """Runs a command line in this process; exit status, standard output, standard error."""
     monkeypatch.setenv("SEMICAP_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setattr(tempfile, "tempdir", tempfile.gettempdir())  # `semicap api` sets it for its process
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["semicap", *arguments])
