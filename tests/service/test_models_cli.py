@@ -2,8 +2,6 @@
 
 import json
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ from transformers import GPT2Config
 
 from models.random_model import PRESETS, made_up_vocabulary
 from service.api.app import create_app
-from service.cli import main
 from service.jobs.store import ArtifactStore
 from service.keys import KeyStore, Scope
 from service.model_registry import ModelRegistry, shipped_version
@@ -22,24 +19,8 @@ from service.settings import read_settings
 from tests.browser.served import served
 from tests.models.clipcap import ClipCap
 from tests.service import pictures
+from tests.service.conftest import Semicap
 from tests.tiny import byte_level_bpe, tiny_checkpoint, tiny_clip
-
-Semicap = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def semicap(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Semicap:
-    """Runs a command line over a data folder of its own."""
-    monkeypatch.setenv("SEMICAP_DATA_DIR", str(tmp_path / "data"))
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["semicap", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
