@@ -189,10 +189,8 @@ def test_target_that_hangs_keeps_no_worker_and_is_not_told_twice(parts: JobParts
         job = ended_job(parts, f"http://127.0.0.1:{target.getsockname()[1]}")
         parts.keeper.look()
         sender = WebhookSender(parts.jobs, secret=SECRET, private_allowed=True)
-        began = time.monotonic()
         sender.begin(job.id)
         sender.begin(job.id)
-        assert time.monotonic() - began < 1
         connection, _ = target.accept()
         assert parts.keeper.look() == {}
         with connection:
