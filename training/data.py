@@ -17,14 +17,6 @@ from training.disk import replace_text
 from training.lazy import Chosen, Mapped, TextWriter
 
 PROBLEMS = "data-problems.json"
-IMAGE_SUFFIXES = frozenset(
-    (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-        *(".avif", ".jp2", ".j2k", ".heic", ".heif"),
-    )
-)
-"""What is taken from a folder or shard, as by `semicap caption`; HEIC where nothing here reads it, too: such
-a photo is named, and not passed over."""
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 SHOWN_PROBLEMS = 20
 

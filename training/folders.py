@@ -5,8 +5,8 @@ import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 
+from models.photo_names import PHOTO_SUFFIXES
 from training.data import (
-    IMAGE_SUFFIXES,
     CaptionedImages,
     CaptionedWriter,
     DataError,
@@ -59,7 +59,7 @@ def read_images(folder: Path, problems: Problems) -> Images:
             problems.add("unreadable image", f"{folder / name} is empty")
     ids = names.finish()
     if not ids:
-        raise DataError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise DataError(f"{folder} has no images ({', '.join(sorted(PHOTO_SUFFIXES))})")
     return Images(ids, Mapped(ids, lambda name: folder / name))
 
 
@@ -69,7 +69,7 @@ def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
         if name.startswith("."):
             continue
         path = folder / prefix / name
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+        if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file():
             yield prefix + name
         elif path.is_dir() and not path.is_symlink():
             yield from _walk(folder, f"{prefix}{name}/")

@@ -11,8 +11,8 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from models.photo_names import PHOTO_SUFFIXES
 from training.data import (
-    IMAGE_SUFFIXES,
     CaptionedImages,
     CaptionedWriter,
     DataError,
@@ -153,7 +153,7 @@ def _samples(shards: Sequence[Path], problems: Problems) -> Iterator[_Sample]:
             for _, suffix, member, content in members:
                 if content is not None:
                     sample.texts[suffix] = content
-                elif suffix in IMAGE_SUFFIXES:
+                elif suffix in PHOTO_SUFFIXES:
                     sample.image = member
                 else:
                     dotted.append(f"{shard}: {member.name}")
@@ -178,7 +178,7 @@ def _members(shard: Path, problems: Problems) -> Iterator[tuple[str, str, tarfil
                 path = PurePosixPath(member.name)
                 stem, _, suffix = path.name.lower().partition(".")
                 key, suffix = str(path.parent / path.name[: len(stem)]), f".{suffix}"
-                if member.isfile() and stem and path.suffix.lower() in IMAGE_SUFFIXES:
+                if member.isfile() and stem and path.suffix.lower() in PHOTO_SUFFIXES:
                     yield key, suffix, member, None
                 elif member.isfile() and suffix in (".txt", ".json") and member.size <= MAX_CAPTION_BYTES:
                     yield key, suffix, member, _content(archive, member)

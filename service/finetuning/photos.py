@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from models.photo_names import PHOTO_SUFFIXES
 from service.errors import ServiceError, StoreUnavailableError, UnreadableFileError
 from service.images import ImageLimits, read_image
 from service.jobs.datasets import Datasets, path_of
 from service.jobs.documents import Dataset, Item, ItemResult
 from service.jobs.failures import failed_result
 from service.reading_ahead import read_ahead
-from training.data import IMAGE_SUFFIXES
 
 HELD_OUT_SHARE = 0.1
 FEWEST_HELD_OUT, MOST_HELD_OUT = 20, 500
@@ -92,7 +92,7 @@ class PhotoReader:
             raise UnreadableFileError(f"the file cannot be read: {error.strerror or error}") from error
         _, facts = read_image(data, limits=self._limits, needed_edge=_NEEDED_EDGE)
         suffix = PurePosixPath(item.name).suffix.lower()
-        path = folder / f"{number:07d}{suffix if suffix in IMAGE_SUFFIXES else '.jpg'}"
+        path = folder / f"{number:07d}{suffix if suffix in PHOTO_SUFFIXES else '.jpg'}"
         path.unlink(missing_ok=True)
         if dataset.folder is not None:
             path.symlink_to(path_of(dataset, item))

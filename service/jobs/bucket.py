@@ -9,9 +9,9 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import from_url
 
+from models.photo_names import PHOTO_SUFFIXES
 from service.errors import InvalidDatasetError, StoreUnavailableError
 from service.jobs.documents import Item
-from service.offline.photo_files import EXTENSIONS
 
 _RETRY: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
 _DENIED = (PermissionDeniedError, UnauthenticatedError)
@@ -85,4 +85,4 @@ def _item(meta: Any) -> Item:
 
 def _is_photo(name: str) -> bool:
     path = PurePosixPath(name)
-    return path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in path.parts)
+    return path.suffix.lower() in PHOTO_SUFFIXES and not any(part.startswith(".") for part in path.parts)

@@ -5,6 +5,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from models.photo_names import PHOTO_SUFFIXES
 from service.errors import (
     FileLeftOutError,
     FolderNotAllowedError,
@@ -15,7 +16,6 @@ from service.errors import (
 from service.jobs.datasets import DatasetWriter, is_unicode
 from service.jobs.documents import Dataset, Item
 from service.jobs.store import ArtifactStore
-from service.offline.photo_files import EXTENSIONS
 
 
 def dataset_of_folder(folder: str, *, store: ArtifactStore, roots: Sequence[Path], max_items: int) -> Dataset:
@@ -71,5 +71,5 @@ def _photos_below(root: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(root, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:  # noqa: PTH122
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES:  # noqa: PTH122
                 yield Path(parent) / name

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO
 
+from models.photo_names import PHOTO_SUFFIXES
 from service.errors import (
     FileLeftOutError,
     ImageTooLargeError,
@@ -20,7 +21,6 @@ from service.image_formats import recognised_format
 from service.jobs.archive_members import Member, file_itself, members_of
 from service.jobs.dataset_captions import CAPTIONS_FILE, MAX_CAPTIONS_BYTES
 from service.jobs.datasets import DatasetWriter, is_unicode
-from service.offline.photo_files import EXTENSIONS
 from service.sizes import size_text
 
 ARCHIVES = ("application/zip", "application/x-zip-compressed", "application/x-tar", "application/gzip")
@@ -161,6 +161,6 @@ def _content_problem(name: str, data: bytes, max_bytes: int) -> ServiceError | N
     if len(data) > max_bytes:
         return ImageTooLargeError(f"has more than the {size_text(max_bytes)} of a photo")
     looks_like_photo = recognised_format(data[:_HEADER_BYTES]) is not None
-    if looks_like_photo or PurePosixPath(name).suffix.lower() in EXTENSIONS:
+    if looks_like_photo or PurePosixPath(name).suffix.lower() in PHOTO_SUFFIXES:
         return None
     return UnsupportedImageError("not a photo of a format that is read here")

@@ -5,29 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-EXTENSIONS = frozenset(
-    {
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".jp2",
-        ".j2k",
-        ".heic",
-        ".heif",
-    }
-)
-"""What is taken from a folder; a file named by itself is read whatever its name.
-
-HEIC is among them where nothing here reads it, too: such a photo fails with the reason, is not passed over.
-"""
+from models.photo_names import PHOTO_SUFFIXES
 
 
 class NoSuchPhotoError(ValueError):
@@ -44,7 +22,7 @@ def find_photos(arguments: Iterable[str]) -> list[Path]:
     found = dict.fromkeys(path for argument in arguments for path in _expand(argument))
     if not found:
         raise NoSuchPhotoError(
-            f"there is no photo in {', '.join(arguments)}; photos end in {', '.join(sorted(EXTENSIONS))}"
+            f"there is no photo in {', '.join(arguments)}; photos end in {', '.join(sorted(PHOTO_SUFFIXES))}"
         )
     return list(found)
 
@@ -73,7 +51,7 @@ def _photos_below(folder: Path) -> Iterator[Path]:
     for root, subfolders, names in os.walk(folder, onerror=keep):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         paths = [Path(root, name) for name in names if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in EXTENSIONS and _may_be_file(path)]
+        found += [path for path in paths if path.suffix.lower() in PHOTO_SUFFIXES and _may_be_file(path)]
     yield from sorted(found)
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service.offline.photo_files import EXTENSIONS
+from service.offline.photo_files import find_photos
 from training.data import (
-    IMAGE_SUFFIXES,
     DataError,
     Problem,
     Problems,
@@ -138,11 +137,12 @@ def test_images_are_found_below_a_folder_and_empty_files_named(tmp_path: Path) -
 
 
 def test_photos_are_known_by_the_names_that_semicap_caption_knows(tmp_path: Path) -> None:
-    assert IMAGE_SUFFIXES == EXTENSIONS
+    ids = ("a.avif", "b.JFIF", "c.heic")
     for name in ("a.avif", "b.JFIF", "c.heic", "._d.jpg", ".thumbnails/e.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    assert read_images(tmp_path, Problems()).ids == ("a.avif", "b.JFIF", "c.heic")
+    assert read_images(tmp_path, Problems()).ids == ids
+    assert tuple(path.name for path in find_photos([str(tmp_path)])) == ids
 
 
 def test_folders_with_the_same_file_names_stay_apart(tmp_path: Path) -> None:
