@@ -30,6 +30,7 @@ def main() -> None:
         if not interrupts:
             raise
         status = INTERRUPTED  # an import that was cut short may fail with anything
+    _drop_unwritten()
     sys.exit(status)
 
 
@@ -38,6 +39,14 @@ def _open_closed_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as the process lasts
+
+
+def _drop_unwritten() -> None:
+    """What standard output did not take is said already; Python would try again at its end, with status 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def test_import_that_ctrl_c_has_broken_says_nothing() -> None:
 def test_standard_output_that_cannot_be_written_shows_no_traceback(
     redirect: str, status: int, said: str
 ) -> None:
-    command = f"{shlex.quote(sys.executable)} -m service.cli version {redirect}"
+    command = f"unset PYTHONUNBUFFERED; {shlex.quote(sys.executable)} -m service.cli version {redirect}"
     finished = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (finished.returncode, finished.stderr) == (status, said)
 
