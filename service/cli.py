@@ -42,7 +42,7 @@ def _open_closed_streams() -> None:
 
 
 def _drop_unwritten() -> None:
-    """What standard output did not take is said already; Python would try again at its end, with status 120."""
+    """What standard output did not take is said already; Python would try again, and end with status 120."""
     try:
         sys.stdout.flush()
     except OSError:
